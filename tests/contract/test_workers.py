@@ -11,6 +11,8 @@ from lightningstore.client import (
     ResourceExhaustedError,
     RolloutConfig,
 )
+from lightningstore.service.engine.clock import Turn
+from lightningstore.service.operations import workers
 from lightningstore.v1.worker_pb2 import HeartbeatRequest
 
 from tests.contract.conftest import World
@@ -113,6 +115,38 @@ async def test_workers_are_filtered_sorted_and_paged(world: World) -> None:
     assert seen == ["a-4", "b-3", "a-2", "b-1"]
     async with refused(world, InvalidArgumentError, "FIELD_INVALID", "order_by"):
         await world.store.list_workers(order_by="stats")
+
+
+@pytest.mark.parametrize("order", ["worker_id", "last_heartbeat_time desc"])
+async def test_other_tasks_run_while_many_workers_are_sorted(
+    world: World, monkeypatch: pytest.MonkeyPatch, order: str
+) -> None:
+    """A store knows every worker that ever called it, and sorts them for each page."""
+    names = [f"w{number * 7 % 10}" for number in range(10)]
+    for name in names:
+        await world.store.heartbeat(name)
+        await world.advance(1)
+    rests = 0
+
+    class Over(Turn):
+        def over(self) -> bool:
+            return True
+
+        async def next(self) -> None:
+            nonlocal rests
+            rests += 1
+            await super().next()
+
+    monkeypatch.setattr(workers, "Turn", Over)
+    monkeypatch.setattr(workers, "WORKERS_AT_ONCE", 3)
+    seen: list[str] = []
+    token = ""
+    while not seen or token:
+        page = await world.store.list_workers(order_by=order, page_size=4, page_token=token)
+        seen += [worker.worker_id for worker in page]
+        token = page.next_page_token
+    assert seen == (sorted(names) if order == "worker_id" else names[::-1])
+    assert rests == 3 * 4
     async with refused(world, InvalidArgumentError, "PAGE_TOKEN_MISMATCH"):
         await world.store.list_workers(page_token="abc")
 

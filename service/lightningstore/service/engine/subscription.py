@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from lightningstore.service.rules.consumers import Filter, waiting_state
 from lightningstore.service.rules.copies import copied
 from lightningstore.service.rules.lifecycle import is_finished
 from lightningstore.service.rules.rows import ConsumerRow, DeliveryRow
+from lightningstore.service.storage.places import Places
 from lightningstore.v1.consumer_pb2 import (
     CONSUMER_UNIT_GROUP,
     DELIVERY_STATE_DELIVERED,
@@ -25,6 +27,10 @@ from lightningstore.v1.rollout_pb2 import Rollout
 
 if TYPE_CHECKING:
     from lightningstore.service.engine.waiters import Waiter
+
+
+#: The states of items.
+STATES = (DELIVERY_STATE_DELIVERED, DELIVERY_STATE_REDELIVERY, DELIVERY_STATE_SET_ASIDE)
 
 
 class Item:
@@ -93,8 +99,8 @@ class Subscription:
         #: Items by completion number, and by the id of their latest delivery.
         self.items: dict[int, Item] = {}
         self.by_id: dict[str, Item] = {}
-        #: Completion numbers of items that wait for redelivery, and of some that do no more.
-        self._ready: list[int] = []
+        #: Completion numbers of the items by state.
+        self._numbers: dict[int, Places[int]] = {state: Places() for state in STATES}
         #: One pull at a time reads, and moves the cursor.
         self.lock = asyncio.Lock()
         #: Waiting pulls, each with the number of items that it waits for.
@@ -116,7 +122,9 @@ class Subscription:
         self.tallies: dict[str, Tally] = {}
         self.members = 0
         #: Ids of the complete groups that wait for their first delivery, by completion number.
-        self._complete: dict[int, str] = {}
+        self._complete: OrderedDict[int, str] = (
+            OrderedDict()
+        )  # a dict would not find its first one at once
         #: Numbers above the cursor of items that are known to be stale.
         self.stale: set[int] = set()
         #: Nothing that was not delivered matches up to this number.
@@ -174,12 +182,17 @@ class Subscription:
 
     def oldest(self) -> Item | None:
         """Return the oldest item that was delivered and is neither set aside nor gone."""
-        found: Item | None = None
-        for item in self.items.values():
-            counts = not item.gone and item.state != DELIVERY_STATE_SET_ASIDE
-            if counts and (found is None or item.number < found.number):
-                found = item
-        return found
+        items = self._ordered((DELIVERY_STATE_DELIVERED, DELIVERY_STATE_REDELIVERY))
+        return next((item for item in items if not item.gone), None)
+
+    def page(self, states: Collection[int], after: int, limit: int) -> list[Item]:
+        """Return items in these states (empty: any) above a completion number, by that number."""
+        return list(islice(self._ordered(states or STATES, after), limit))
+
+    def _ordered(self, states: Iterable[int], after: int | None = None) -> Iterator[Item]:
+        """Yield items in these states by completion number. No item changes meanwhile."""
+        numbers = heapq.merge(*(self._numbers[state].each(after) for state in states))
+        return map(self.items.__getitem__, numbers)
 
     def wants(self, rollout: Rollout) -> bool:
         """Return whether a finished rollout has yet to be acknowledged."""
@@ -201,14 +214,14 @@ class Subscription:
         """Add an item, or count another delivery or state of it."""
         self.items[item.number] = item
         self.by_id[item.record.delivery_id] = item
+        self._numbers[item.state].add(item.number)
         self._count(item, 1)
-        if item.state == DELIVERY_STATE_REDELIVERY and not item.gone:
-            heapq.heappush(self._ready, item.number)
 
     def take(self, item: Item) -> None:
         """Remove an item, for good or because its delivery or state changes."""
         del self.items[item.number]
         del self.by_id[item.record.delivery_id]
+        self._numbers[item.state].remove(item.number)
         self._count(item, -1)
 
     def _count(self, item: Item, change: int) -> None:
@@ -246,19 +259,8 @@ class Subscription:
 
     def redeliverable(self, limit: int) -> list[Item]:
         """Return items that wait for redelivery, the lowest numbers first."""
-        found: list[Item] = []
-        seen: list[int] = []
-        while self._ready and len(found) < limit:
-            number = heapq.heappop(self._ready)
-            item = self.items.get(number)
-            if item is None or item.gone or item.state != DELIVERY_STATE_REDELIVERY:
-                continue
-            if not seen or seen[-1] != number:
-                found.append(item)
-                seen.append(number)
-        self._ready += seen  # sorted, and below all others: but those form a heap
-        heapq.heapify(self._ready)
-        return found
+        items = self._ordered((DELIVERY_STATE_REDELIVERY,))
+        return list(islice((item for item in items if not item.gone), limit))
 
     def waiting_state(self, record: Delivery) -> DeliveryState.ValueType:
         """Return the state of an item whose delivery has ended."""
@@ -410,7 +412,7 @@ class Subscription:
     def end_count(self) -> None:
         """Count from now on what changes: all that there was has been counted."""
         self.counted = None
-        self._complete = dict(sorted(self._complete.items()))
+        self._complete = OrderedDict(sorted(self._complete.items()))
 
     def claim_members(self, claimed: Iterable[Rollout]) -> None:
         """Count the claimed members of all groups anew."""

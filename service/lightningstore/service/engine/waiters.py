@@ -173,7 +173,8 @@ class Waiters:
         if not self._recent or after + 1 < self._recent[0].number:
             return None
         start = after + 1 - self._recent[0].number
-        later = islice(self._recent, start, None)
+        # Nearly always some of the last ones, to which a slice from the first on would count.
+        later = (self._recent[i] for i in range(start, len(self._recent)))
         return list(islice((c for c in later if c.number not in self._reopened), limit))
 
     def refresh(self, completion: Completion) -> None:

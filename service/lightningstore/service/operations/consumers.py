@@ -334,17 +334,12 @@ class ConsumerRecords:
             (after,) = parse_page_token(request.page_token, digest, (int,))
         self._live.consumers.expire()
         sub = self.find(request.consumer, "consumer")
-        states = frozenset(request.states)
-        numbers = sorted(
-            number
-            for number, item in sub.items.items()
-            if number > after and (not states or item.state in states)
-        )
+        items = sub.page(frozenset(request.states), after, size + 1)
         reply = ListDeliveriesResponse()
-        for number in numbers[:size]:
-            self._live.consumers.fill(sub.items[number], reply.deliveries.add())
-        if len(numbers) > size:
-            reply.next_page_token = page_token(digest, [numbers[size - 1]])
+        for item in items[:size]:
+            self._live.consumers.fill(item, reply.deliveries.add())
+        if len(items) > size:
+            reply.next_page_token = page_token(digest, [items[size - 1].number])
         await self._engine.barrier()
         return reply
 

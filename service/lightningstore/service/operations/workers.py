@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 from lightningstore.service.engine.clock import Turn
 from lightningstore.service.engine.engine import Engine
@@ -43,6 +44,30 @@ _FIELDS: dict[str, Callable[[Worker], Any]] = {
     "current_attempt_id": lambda w: w.current_attempt_id,
     "publish_number": lambda w: w.publish_number,
 }
+
+#: Workers that a list visits before other tasks may run: every process that ever asked for work may be one.
+WORKERS_AT_ONCE = 1000
+
+
+class _Order(NamedTuple):
+    """An order of workers, and the place in it that a page begins after."""
+
+    value: Callable[[Worker], Any]
+    descending: bool
+    after: tuple[Any, ...] | None
+
+    def placed(self, worker: Worker) -> tuple[Any, str, Worker]:
+        """Return a worker after its place."""
+        return self.value(worker), worker.worker_id, worker
+
+    def first(
+        self, placed: list[tuple[Any, str, Worker]], count: int
+    ) -> list[tuple[Any, str, Worker]]:
+        """Return the first ones of the page."""
+        after = self.after
+        if after is not None:
+            placed = [p for p in placed if (p[:2] < after if self.descending else p[:2] > after)]
+        return sorted(placed, key=itemgetter(0, 1), reverse=self.descending)[:count]
 
 
 class Workers:
@@ -114,15 +139,14 @@ class Workers:
         check_enum("filter_logic", FilterLogic, request.filter_logic, unspecified=True)
         _check_number("min_publish_number", request.min_publish_number)
         name, descending = parse_order(request.order_by, _FIELDS)
-        get = _FIELDS[name or "worker_id"]
         digest = query_digest(request, "page_size", "page_token")
         size = self._engine.limits.page_length(request.page_size)
-        found = [(get(w), w.worker_id, w) for w in self._matching(request)]
-        found.sort(key=lambda item: item[:2], reverse=descending)
+        after: tuple[Any, ...] | None = None
         if request.page_token:
-            kind = type(get(Worker()))
-            place = tuple(parse_page_token(request.page_token, digest, (kind, str)))
-            found = [i for i in found if (i[:2] < place if descending else i[:2] > place)]
+            kind = type(_FIELDS[name or "worker_id"](Worker()))
+            after = tuple(parse_page_token(request.page_token, digest, (kind, str)))
+        ordered = _Order(_FIELDS[name or "worker_id"], descending, after)
+        found = await self._first(_filter(request), ordered, size + 1)
         reply = ListWorkersResponse()
         room = self._engine.limits.answer_bytes
         for i, (_, _, worker) in enumerate(found):
@@ -134,20 +158,32 @@ class Workers:
         await self._engine.barrier()
         return reply
 
-    def _matching(self, request: ListWorkersRequest) -> list[Worker]:
-        tests: list[Callable[[Worker], bool]] = []
-        if request.statuses:
-            statuses = frozenset(request.statuses)
-            tests.append(lambda w: w.status in statuses)
-        if request.worker_id_contains:
-            tests.append(lambda w: request.worker_id_contains in w.worker_id)
-        if request.min_publish_number:
-            tests.append(lambda w: w.publish_number >= request.min_publish_number)
-        workers = [worker.record for worker in self._live.workforce.workers.values()]
-        if not tests:
-            return workers
-        combine = any if request.filter_logic == FILTER_LOGIC_OR else all
-        return [w for w in workers if combine(test(w) for test in tests)]
+    async def _first(
+        self, matches: Callable[[Worker], bool], order: _Order, count: int
+    ) -> list[tuple[Any, str, Worker]]:
+        """Return the first matching workers of an order, each after its place in it."""
+        turn, found = Turn(), list[tuple[Any, str, Worker]]()
+        workers = list(self._live.workforce.workers.values())
+        for start in range(0, len(workers), WORKERS_AT_ONCE):
+            part = [state.record for state in workers[start : start + WORKERS_AT_ONCE]]
+            found = order.first([*found, *map(order.placed, filter(matches, part))], count)
+            if turn.over():
+                await turn.next()
+        return found
+
+
+def _filter(request: ListWorkersRequest) -> Callable[[Worker], bool]:
+    """Return whether a worker matches a request."""
+    tests: list[Callable[[Worker], bool]] = []
+    if request.statuses:
+        statuses = frozenset(request.statuses)
+        tests.append(lambda w: w.status in statuses)
+    if request.worker_id_contains:
+        tests.append(lambda w: request.worker_id_contains in w.worker_id)
+    if request.min_publish_number:
+        tests.append(lambda w: w.publish_number >= request.min_publish_number)
+    combine = any if tests and request.filter_logic == FILTER_LOGIC_OR else all
+    return lambda worker: combine(test(worker) for test in tests)
 
 
 def _check_number(field: str, number: int) -> None:
