@@ -79,6 +79,12 @@ def test_durations_are_finite(seconds: float) -> None:
         convert.to_duration(seconds)
 
 
+@pytest.mark.parametrize("seconds", [1e300, -1e300, 2.0**63, 2**70])
+def test_seconds_that_no_duration_holds_are_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match="must be below 2"):
+        convert.to_duration(seconds)
+
+
 def test_times_are_utc_whatever_the_zone_they_came_in() -> None:
     east = datetime(2026, 1, 15, 10, 30, 45, 123456, timezone(timedelta(hours=2)))
     back = convert.from_timestamp(convert.to_timestamp(east))

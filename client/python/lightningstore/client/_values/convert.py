@@ -206,9 +206,11 @@ def from_timestamp(stamp: Timestamp) -> datetime:
 
 
 def to_duration(seconds: float) -> Duration:
-    """Return seconds as a Duration. Raises ValueError if they are not finite."""
+    """Return seconds as a Duration. Raises ValueError if they are not finite, or more than 64 bits hold."""
     if not math.isfinite(seconds):
         raise ValueError(f"the number of seconds must be finite, not {seconds}")
+    if abs(seconds) >= 1 << 63:
+        raise ValueError(f"the number of seconds must be below 2 ** 63, not {seconds}")
     whole, nanos = divmod(round(abs(seconds) * NANOS), NANOS)
     sign = -1 if seconds < 0 else 1
     return Duration(seconds=sign * whole, nanos=sign * nanos)
