@@ -121,10 +121,9 @@ class Subscription:
         #: Groups that are not acknowledged, with unit GROUP, and how many of their members are outstanding.
         self.tallies: dict[str, Tally] = {}
         self.members = 0
-        #: Ids of the complete groups that wait for their first delivery, by completion number.
-        self._complete: OrderedDict[int, str] = (
-            OrderedDict()
-        )  # a dict would not find its first one at once
+        #: Ids of the complete groups that wait for their first delivery, by completion number. A dict would not find its
+        #: first one at once after others were removed.
+        self._complete: OrderedDict[int, str] = OrderedDict()
         #: Numbers above the cursor of items that are known to be stale.
         self.stale: set[int] = set()
         #: Nothing that was not delivered matches up to this number.
