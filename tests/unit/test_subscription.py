@@ -57,8 +57,17 @@ def delivered(sub: Subscription, _last: int) -> list[Item]:
     return sub.page((DELIVERY_STATE_DELIVERED,), 0, 100)
 
 
+def changed(sub: Subscription, _last: int) -> list[Any]:
+    """Change settings that no state depends on."""
+    sub.replace(Consumer(name="c", max_lag=3))
+    return [sub.settings.max_lag]
+
+
+READS = (oldest, redeliverable, first_page, last_page, delivered, changed)
+
+
 @pytest.mark.asyncio
-@pytest.mark.parametrize("read", [oldest, redeliverable, first_page, last_page, delivered])
+@pytest.mark.parametrize("read", READS)
 async def test_items_that_were_set_aside_add_nothing_to_a_read_of_others(
     read: Callable[[Subscription, int], list[Any]],
 ) -> None:
@@ -70,6 +79,17 @@ async def test_items_that_were_set_aside_add_nothing_to_a_read_of_others(
 
     cost = await cost_of(lambda: use(few, FEW))
     assert is_about(await cost_of(lambda: use(many, MANY)), cost)
+
+
+def test_a_limit_of_deliveries_changes_the_states_of_items_that_wait() -> None:
+    sub = consumer(3)
+    waiting = [item.number for item in sub.page((DELIVERY_STATE_REDELIVERY,), 0, 100)]
+    sub.page((), 0, 100)[waiting[0] - 1].record.delivery_count = 2
+    assert [item.number for item in sub.replace(Consumer(name="c", max_deliveries=2))] == [
+        *(1, 2, 3),
+        waiting[0],
+    ]
+    assert sub.settings.max_deliveries == 2
 
 
 def test_a_page_is_in_the_order_of_completion_whatever_the_states() -> None:

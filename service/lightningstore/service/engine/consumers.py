@@ -143,16 +143,13 @@ class Consumers:
 
     def change_settings(self, sub: Subscription, settings: Consumer) -> None:
         """Replace the settings of a consumer, except what claims keep to."""
-        sub.settings = settings
+        items = sub.replace(settings)
         sub.forget_stale()
-        for item in list(sub.items.values()):
-            if item.state != DELIVERY_STATE_DELIVERED:
-                state = sub.waiting_state(item.record)
-                if state != item.state:
-                    sub.take(item)
-                    self._await_redelivery(item, item.record)
-                    sub.put(item)
-                    self._save(item)
+        for item in items:
+            sub.take(item)
+            self._await_redelivery(item, item.record)
+            sub.put(item)
+            self._save(item)
         self.save(sub)
 
     # Items

@@ -261,6 +261,14 @@ class Subscription:
         items = self._ordered((DELIVERY_STATE_REDELIVERY,))
         return list(islice((item for item in items if not item.gone), limit))
 
+    def replace(self, settings: Consumer) -> list[Item]:
+        """Replace the settings. Return the items that wait, and have another state with the new ones."""
+        before, self.settings = self.settings, settings
+        if settings.max_deliveries == before.max_deliveries:
+            return []
+        items = self._ordered((DELIVERY_STATE_REDELIVERY, DELIVERY_STATE_SET_ASIDE))
+        return [item for item in items if self.waiting_state(item.record) != item.state]
+
     def waiting_state(self, record: Delivery) -> DeliveryState.ValueType:
         """Return the state of an item whose delivery has ended."""
         return waiting_state(self.settings, record.delivery_count)
