@@ -15,7 +15,15 @@ from typing import Any
 import asyncpg
 import pytest
 import pytest_asyncio
-from lightningstore.service.rules.rows import GroupQuery, RequestRow, ResourcesQuery, RolloutQuery
+from lightningstore.service.rules.rows import (
+    ConsumerRow,
+    DeliveryRow,
+    GroupQuery,
+    RequestRow,
+    ResourcesQuery,
+    RolloutQuery,
+)
+from lightningstore.service.rules.series import SeriesQuery
 from lightningstore.service.storage.base import Changes, Counters
 from lightningstore.service.storage.postgres import database as database_module
 from lightningstore.service.storage.postgres import schema
@@ -35,6 +43,7 @@ from lightningstore.service.storage.testing.records import (
     spans,
     update,
 )
+from lightningstore.v1.consumer_pb2 import Consumer, Delivery
 from lightningstore.v1.group_pb2 import GROUP_STATUS_COMPLETE, GROUP_STATUS_OPEN
 from lightningstore.v1.rollout_pb2 import (
     ROLLOUT_MODE_TRAIN,
@@ -167,6 +176,9 @@ async def fill(storage: PostgresStorage) -> None:
             requests=[RequestRow("m", f"request {k}", 1, b"answer", k) for k in part],
             resources={k: v for key in part for k, v in resources(key, key).items()},
             groups={k: group(k, number=k) for k in part},
+            deliveries={
+                (1, k): DeliveryRow(1, k, 1, False, 1, Delivery(delivery_id=f"d{k}")) for k in part
+            },
         )
     queued = range(20_001, 20_011)
     await put(
@@ -192,6 +204,7 @@ async def use(storage: PostgresStorage, base: int) -> None:
         await storage.list_resources(ResourcesQuery(after=3000, limit=10))
         await storage.get_resources(key)
         await read_groups(storage, n)
+        await read_series(storage)
         await write(storage, 30_000 + base + n, 103 + n)
 
 
@@ -210,6 +223,18 @@ async def read_groups(storage: PostgresStorage, n: int) -> None:
     await storage.list_groups(GroupQuery(after=3000, limit=10))
     query = RolloutQuery(group_ids=frozenset([f"g{n}", "none"]), limit=1 << 40, inputs=False)
     await items(storage.scan_rollouts(query))
+
+
+async def read_series(storage: PostgresStorage) -> None:
+    """Read the range of a series, and the few finishes in a part of it."""
+    for axis, unit in (("completion_number", 1), ("end_time", 10**9)):
+        await storage.series_range(axis)
+        await storage.series(
+            SeriesQuery(axis, "attempt_count", 3000 * unit, 5 * unit, 2, 3010 * unit)
+        )
+    counted = RolloutQuery(completed=(3000, 3010), labels=frozenset({("type", "1")}))
+    await storage.count_rollouts(counted)
+    await found(storage, completed=(3000, 3010))
 
 
 async def read_pages(storage: PostgresStorage, n: int) -> None:
@@ -275,7 +300,10 @@ async def write(storage: PostgresStorage, new: int, old: int) -> None:
         resources=resources(new, new),
         workers={"w": Worker(worker_id="w")},
         groups={new: group(new)},
+        consumers={"c": ConsumerRow(1, 1, Consumer(name="c"))},
+        deliveries={(1, new): DeliveryRow(1, new, 1, False, 1, Delivery(delivery_id="d"))},
     )
+    await put(storage, removed_deliveries=[(1, new)])
     await update(storage, rollout(new, rollout_id=f"new {new}"), attempt(new, new, status=3))
     await storage.commit(Changes(forget_requests_before_ns=old, counters=Counters()))
     removed = [new, 10**6]
