@@ -16,6 +16,7 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from lightningstore.service.rules import wire
+from lightningstore.service.rules.fields import is_repeated
 
 #: Descriptors of protobuf: each of its implementations has types of its own.
 Descriptor: TypeAlias = Any
@@ -89,7 +90,7 @@ def _fields(
         field, place = kind.fields_by_number.get(number), _Place(*positions)
         if field is None:
             continue
-        if not field.is_repeated:
+        if not is_repeated(field):
             name = (field.containing_oneof or field).name
             if name in seen:
                 return None
@@ -106,7 +107,7 @@ def _is_walked(field: FieldDescriptor, size: int) -> bool:
     kind = field.message_type
     content = kind.fields_by_number[_VALUE] if _is_map(kind) else field
     has_length = content.type in (field.TYPE_MESSAGE, field.TYPE_BYTES, field.TYPE_STRING)
-    return has_length and (field.is_repeated or size > LARGE_BYTES)
+    return has_length and (is_repeated(field) or size > LARGE_BYTES)
 
 
 def _is_map(kind: Descriptor) -> bool:
@@ -115,7 +116,7 @@ def _is_map(kind: Descriptor) -> bool:
 
 def _field(data: bytes, places: list[_Place], field: FieldDescriptor) -> Iterator[bytes]:
     """Yield the JSON of a field that is walked."""
-    if not field.is_repeated:
+    if not is_repeated(field):
         yield from _item(data, places[0].start, places[0].end, field)
         return
     is_map = _is_map(field.message_type)

@@ -16,6 +16,7 @@ from lightningstore.service.rules.errors import (
     MalformedMessage,
     PayloadTooLarge,
 )
+from lightningstore.service.rules.fields import is_repeated
 from lightningstore.service.rules.json_values import has_more_values
 from lightningstore.service.rules.texts import SHOWN_LENGTH
 
@@ -77,7 +78,7 @@ def _check_bytes(value: dict[str, Any], kind: Descriptor, path: str) -> None:
         field, given = fields[name], value[name]
         place = f"{path}{name}"
         inner = field.message_type
-        if not field.is_repeated:
+        if not is_repeated(field):
             _check_item(given, field, place)
         elif isinstance(given, list):
             for i, item in enumerate(given):

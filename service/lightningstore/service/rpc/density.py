@@ -13,6 +13,7 @@ from functools import cache
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from lightningstore.service.rules import wire
 from lightningstore.service.rules.errors import BatchTooLarge, MalformedMessage
+from lightningstore.service.rules.fields import is_packed
 from lightningstore.v1.span_pb2 import SpanBatch
 
 #: Bytes of nested messages, and of packed numbers, that are not counted. Parsing them takes 40 ms at most, and the small
@@ -31,7 +32,7 @@ def _nested(message: Descriptor) -> dict[int, Descriptor | None]:
     for field in message.fields:
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             found[field.number] = field.message_type
-        elif field.is_repeated and field.is_packed:
+        elif is_packed(field):
             found[field.number] = None
     if message is SpanBatch.DESCRIPTOR:
         del found[SpanBatch.SPANS_FIELD_NUMBER]  # Counted without their fields: spans are large.

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from lightningstore.service.rules import wire
+from lightningstore.service.rules.fields import is_repeated
 
 #: Maximum number of fields that are examined; a message with more is left unchanged.
 MAX_FIELDS = 50_000
@@ -68,7 +69,7 @@ class _Repair:
             if field is None or data[begin] & 7 != wire.LENGTH_DELIMITED:
                 continue
             name = f"{path}.{field.name}" if path else field.name
-            if field.is_repeated:
+            if is_repeated(field):
                 places[number] = places.get(number, -1) + 1
                 name = f"{name}[{places[number]}]"
             payload = data[start:end]
