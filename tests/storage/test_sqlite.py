@@ -219,8 +219,32 @@ async def last_page(storage: SqliteStorage, _at: int) -> Any:
     return [row async for row in storage.scan_rollouts(query)]
 
 
+def labelled(at: int) -> RolloutQuery:
+    """Return a query of two rollouts with a label that all have, and one that two have."""
+    return RolloutQuery(labels=frozenset([("all", "1"), ("pair", str(at // 2))]))
+
+
+async def labelled_at(storage: SqliteStorage, at: int) -> Any:
+    return [row async for row in storage.scan_rollouts(labelled(at))]
+
+
+async def labels_counted_at(storage: SqliteStorage, at: int) -> Any:
+    counts = await storage.count_rollouts(labelled(at))
+    return range(sum(counts.values()))
+
+
+async def series_of_labels_at(storage: SqliteStorage, at: int) -> Any:
+    whole, chosen = (COUNT + 1) * NANOS, labelled(at)
+    query = SeriesQuery("end_time", "attempt_count", 0, whole, 1, whole, rollouts=chosen)
+    found = await storage.series(query)
+    return range(sum(summary.count for summary in found.values()))
+
+
 READS = (
     finishes_at,
+    labelled_at,
+    labels_counted_at,
+    series_of_labels_at,
     completions_at,
     groups_at,
     groups_by_id_at,
@@ -241,7 +265,9 @@ async def test_what_comes_before_a_read_does_not_add_to_its_steps(
     for start in range(1, COUNT + 1, 1000):
         keys = range(start, start + 1000)
         done = [
-            finished(key, key, queue="q")._replace(measures=Measures(reward=sortable(key)))
+            finished(key, key, queue="q", labels={"all": "1", "pair": str(key // 2)})._replace(
+                measures=Measures(reward=sortable(key))
+            )
             for key in keys
         ]
         await put(storage, *done, groups={key: group(key, number=key) for key in keys})

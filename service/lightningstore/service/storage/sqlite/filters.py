@@ -34,10 +34,15 @@ class Selection(NamedTuple):
     parameters: list[Any]
 
 
-def selection(query: RolloutQuery, *, led: bool = True) -> Selection:
-    """Return source and filters of a query. `led`: whether an index may lead from a label to the rows."""
+def selection(
+    query: RolloutQuery, *, led: bool = True, leader: tuple[str, str] | None = None
+) -> Selection:
+    """Return source and filters of a query.
+
+    `led`: whether an index may lead from a label to the rows. `leader`: that label, if there are several.
+    """
     parts, parameters = _filters(query)
-    labels = sorted(query.labels)
+    labels = sorted(query.labels, key=lambda label: (label != leader, label))
     source, key, joint = "rollouts", "key", " OR " if query.any_of else " AND "
     if led and query.led_by_label:
         # SQLite takes the tables of a CROSS JOIN in their order, and so the rollouts in that of the index.

@@ -8,6 +8,9 @@ from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.storage.sqlite import filters
 from lightningstore.service.storage.sqlite.reader import Reader
 
+#: Rollouts with a label that are counted to find the rarest of several labels. All others are as common.
+COUNTED_ROLLOUTS = 200
+
 
 async def places(reader: Reader, query: RolloutQuery) -> list[tuple[Any, int]]:
     """Return the places of a page of rollouts: values of the column of the order, and keys."""
@@ -38,8 +41,20 @@ async def _are_all(reader: Reader, query: RolloutQuery) -> bool:
     return not await _scan(reader, beyond)
 
 
+def selection(reader: Reader, query: RolloutQuery) -> filters.Selection:
+    """Return source and filters of a query, led by the one of its labels that the fewest rollouts have."""
+    if len(query.labels) < 2 or not query.led_by_label:
+        return filters.selection(query)
+
+    def count(label: tuple[str, str]) -> int:
+        which = {"name": label[0], "value": label[1], "limit": COUNTED_ROLLOUTS}
+        return int(reader.read("label_count", which)[0][0])
+
+    return filters.selection(query, leader=min(sorted(query.labels), key=count))
+
+
 async def _scan(reader: Reader, query: RolloutQuery) -> list[tuple[Any, int]]:
-    source, key, where, parameters = filters.selection(query)
+    source, key, where, parameters = selection(reader, query)
     page, more = filters.page(query, key)
     columns = {"value": key if query.order_by == "key" else query.order_by, "key": key}
     return await reader.scan(

@@ -8,7 +8,7 @@ from typing import Any
 from lightningstore.service.rules.rewards import score_mark
 from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary, divided
 from lightningstore.service.storage import packed
-from lightningstore.service.storage.sqlite import filters
+from lightningstore.service.storage.sqlite import lists
 from lightningstore.service.storage.sqlite.reader import FileReads
 
 #: Buckets of one statement, and parts into which the time is divided for other axes.
@@ -38,7 +38,7 @@ class SeriesReads(FileReads):
         self, query: SeriesQuery
     ) -> Iterable[tuple[str, list[Any], dict[str, str]]]:
         """Return names of statements with their parameters and parts."""
-        source, _, where, values = filters.selection(query.rollouts)
+        source, _, where, values = lists.selection(self._reader, query.rollouts)
         value, known, own = _measure(query)
         parts = {"value": value, "where": f"{known} AND {where}"}
         chosen = query.rollouts

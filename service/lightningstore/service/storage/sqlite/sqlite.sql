@@ -159,6 +159,10 @@ SELECT {value}, key FROM ({first}) WHERE {where} LIMIT ? OFFSET ?
 -- How many rollouts match a filter, by status. The plus keeps SQLite from the index on it, whose order is not that of the rows.
 SELECT +status, count(*) FROM {source} WHERE {where} GROUP BY 1
 
+-- name: label_count
+-- How many rollouts have a label, up to a limit.
+SELECT count(*) FROM (SELECT 1 FROM labels WHERE name = :name AND value = :value LIMIT :limit)
+
 -- name: latest_attempts
 -- The latest attempt at each of some rollouts.
 SELECT rollout_key, max(key), last_sequence_id, record FROM attempts

@@ -377,7 +377,7 @@ class SqliteStorage(ConsumerReads, GroupReads, ResourceReads, SeriesReads):
 
     async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
         """Return how many match, by status."""
-        source, _, where, values = filters.selection(query)
+        source, _, where, values = lists.selection(self._reader, query)
         return dict(await self._reader.scan("count_rollouts", values, source=source, where=where))
 
     async def group_members(self, group_id: str) -> list[str]:
