@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from lightningstore.client import (
@@ -21,6 +21,7 @@ from lightningstore.client import (
     RunContext,
     Runner,
 )
+from lightningstore.client._runner.claims import Claims
 from lightningstore.v1 import claim_pb2
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -299,3 +300,16 @@ def test_signals_stop_it_gently_and_twice_at_once(
     assert said[1:-1] == ["cancelling 1 attempt, for up to 1 s"] * (len(signals) - 1)
     assert said[-1] == "stopped, 1 attempt finished"
     assert store.get_attempt(rollout.rollout_id).status is status
+
+
+@pytest.mark.asyncio
+async def test_runner_that_is_cancelled_as_a_pause_ends_is_cancelled() -> None:
+    """`wait_for` of Python 3.11 returns then, as if it had not been cancelled."""
+    claims = Claims(cast(LightningStore, None), "w1", (), 0.0, [])
+    pausing = asyncio.create_task(claims._pause(60))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    claims._woken.set()
+    pausing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pausing

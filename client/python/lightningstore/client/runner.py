@@ -337,9 +337,9 @@ class Runner:
                 remaining = None
                 until = float("inf")
             try:
-                await asyncio.wait_for(
-                    self._wait_for_wakeup(), None if remaining == float("inf") else remaining
-                )
+                # Not `wait_for`: in Python 3.11 it ignores a cancellation as the wait ends.
+                async with asyncio.timeout(None if remaining == float("inf") else remaining):
+                    await self._wait_for_wakeup()
             except TimeoutError:
                 continue
 

@@ -155,7 +155,9 @@ class Claims:
 
     async def _pause(self, seconds: float) -> None:
         try:
-            await asyncio.wait_for(self._woken.wait(), seconds)
+            # Not `wait_for`: in Python 3.11 it ignores a cancellation as the wait ends.
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
         except TimeoutError:
             return
 

@@ -80,7 +80,9 @@ class Owner:
     async def _connect(self, address: str) -> None:
         channel = replace(self._endpoint, address=address).async_channel(options())
         try:
-            await asyncio.wait_for(channel.channel_ready(), CONNECT_SECONDS)
+            # Not `wait_for`: in Python 3.11 it ignores a cancellation as the wait ends.
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await channel.channel_ready()
         except BaseException as error:
             self._retry_at = asyncio.get_running_loop().time() + RETRY_SECONDS
             await channel.close()

@@ -74,7 +74,9 @@ class SpanBuffer(SpanExporter):
             self._waiters.append((target, *waiter))
             self._changed.notify_all()
         try:
-            await asyncio.wait_for(waiter[1].wait(), timeout)
+            # Not `wait_for`: in Python 3.11 it ignores a cancellation as the wait ends.
+            async with asyncio.timeout(timeout):
+                await waiter[1].wait()
         except TimeoutError:
             logger.warning("spans are not stored after %s seconds; they are tried on", timeout)
         finally:
