@@ -118,7 +118,7 @@ class SimulatedDisk(MemoryStorage):
             ],
             requests=list(self._requests),
             settings=self._settings,
-            groups=[self._groups[key] for key in self._open_groups],
+            groups=[self._groups[key] for key in self._open_groups.each()],
             consumers=list(self._consumers.values()),
             deliveries=list(self._deliveries.values()),
         )
