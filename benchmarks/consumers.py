@@ -113,9 +113,9 @@ async def compare(kind: str, count: int, folder: Path) -> None:
                     await store.heartbeat("w")  # each call evicts some of the cached rollouts
                 found.append(await measured(store, outstanding))
         else:
-            path = folder / f"{number}.db"
-            await fill(path, number)
-            async with open_store(f"sqlite:///{path}") as store:
+            url = f"sqlite:///{folder}/{number}.db"
+            await fill(url, number)
+            async with open_store(url) as store:
                 found.append(await measured(store, outstanding))
     few, many = found
     for call, milliseconds in many.items():
