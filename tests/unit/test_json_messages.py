@@ -24,6 +24,13 @@ def rollout(**fields: Any) -> dict[str, Any]:
     return {"rollouts": [{"inputJson": "e30="}, fields]}
 
 
+def error_of(kind: type[Message], request: Any) -> FieldInvalid:
+    """Return the error that a request is refused with."""
+    with pytest.raises(FieldInvalid) as caught:
+        read(kind, request)
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("text", "data"),
     [
@@ -68,10 +75,9 @@ SPAN = {"attributes": [{"key": "k", "value": {"arrayValue": {"values": [{"bytesV
 def test_bytes_that_are_not_base64_are_refused(
     kind: type[Message], request_: Any, field: str
 ) -> None:
-    with pytest.raises(FieldInvalid) as caught:
-        read(kind, request_)
-    assert caught.value.metadata["field"] == field
-    assert "base64" in caught.value.message
+    error = error_of(kind, request_)
+    assert error.metadata["field"] == field
+    assert "base64" in error.message
 
 
 @pytest.mark.parametrize(
@@ -96,9 +102,7 @@ def test_bytes_that_are_not_base64_are_refused(
 def test_the_path_of_an_error_ends_with_its_field(
     kind: type[Message], request_: Any, field: str
 ) -> None:
-    with pytest.raises(FieldInvalid) as caught:
-        read(kind, request_)
-    assert caught.value.metadata["field"] == field
+    assert error_of(kind, request_).metadata["field"] == field
 
 
 def test_values_that_nest_too_deep_are_refused() -> None:
