@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import re
 import weakref
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import grpc
 import grpc.aio
@@ -22,22 +19,11 @@ from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, RolloutSpec
 
 from tests.contract.helpers import batch
 from tests.integration.process import ENVIRONMENT, run, serve
+from tests.integration.scrapes import scrape, scrape_with
 from tests.integration.test_security import METHODS, STORE, Secured, bearer, code_of, keep_spans
 from tests.namespaced import Caller
 
 pytestmark = pytest.mark.asyncio
-
-
-async def scrape(port: int) -> dict[str, float]:
-    """Return the values of all samples by name and labels."""
-
-    def read() -> str:
-        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            return str(answer.read().decode())
-
-    text = await asyncio.to_thread(read)
-    found = re.findall(r"^(\w+(?:\{.*?\})?) (\S+)$", text, re.MULTILINE)
-    return {name: float(value) for name, value in found}
 
 
 @pytest.mark.parametrize("backend", ["memory", "sqlite"])
@@ -55,8 +41,6 @@ async def test_metrics_tell_what_happened(tmp_path: Path, backend: str) -> None:
         assert len([r async for r in waiting]) == 1
         with pytest.raises(LightningStoreError):
             await store.get_rollout("nobody")
-        found = await scrape(server.metrics_port)
-    await server.stop(0.1)
     expected = {
         'lightningstore_rollouts{namespace="default",status="queuing"}': 2,
         'lightningstore_rollouts{namespace="default",status="succeeded"}': 1,
@@ -72,7 +56,8 @@ async def test_metrics_tell_what_happened(tmp_path: Path, backend: str) -> None:
         'lightningstore_calls_total{code="NOT_FOUND",method="GetRollout"}': 1,
         'lightningstore_call_seconds_count{method="DequeueRollouts"}': 1,
     }
-    assert {name: found.get(name) for name in expected} == expected
+    found = await scrape_with(server.metrics_port, expected)
+    await server.stop(0.1)
     assert found['lightningstore_commits_total{namespace="default"}'] >= 4
     assert found['lightningstore_committed_bytes_total{namespace="default"}'] > 0
 
@@ -91,21 +76,22 @@ async def test_refusals_are_counted_by_code_and_made_up_names_as_one(
         runner = bearer(secured.secrets["runner"])
         assert await code_of(channel, METHODS[0], runner) == "PERMISSION_DENIED"
         assert secured.server.metrics is not None
-        found = await scrape(secured.server.metrics_port)
+        refused = 'lightningstore_calls_total{code="UNAUTHENTICATED",method="%s"}'
+        denied = 'lightningstore_calls_total{code="PERMISSION_DENIED",method="EnqueueRollouts"}'
+        names = {path.rpartition("/")[2] for path in METHODS}
+        counts = {
+            refused % "other": len(made_up),
+            denied: 1,
+            **{refused % name: 1 for name in names - {"ServerReflectionInfo"}},
+            refused % "ServerReflectionInfo": 2,  # v1 and v1alpha
+        }
+        found = await scrape_with(secured.server.metrics_port, counts)
     calls = {name: value for name, value in found.items() if "store_calls_total" in name}
+    assert calls == counts
     reasons = 'lightningstore_refused_calls_total{reason="%s"}'
     assert found[reasons % "token_missing"] == len([*made_up, *METHODS])
     assert found[reasons % "permission_denied"] == 1
     assert found["lightningstore_tokens_usable"] == 1
-    refused = 'lightningstore_calls_total{code="UNAUTHENTICATED",method="%s"}'
-    denied = 'lightningstore_calls_total{code="PERMISSION_DENIED",method="EnqueueRollouts"}'
-    names = {path.rpartition("/")[2] for path in METHODS}
-    assert calls == {
-        refused % "other": len(made_up),
-        denied: 1,
-        **{refused % name: 1 for name in names - {"ServerReflectionInfo"}},
-        refused % "ServerReflectionInfo": 2,  # v1 and v1alpha
-    }
     assert {span.name for span in kept.get_finished_spans()} == set(METHODS)
 
 

@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from tests.contract.helpers import names, snapshot
 from tests.integration.process import serve
-from tests.integration.test_metrics import scrape
+from tests.integration.scrapes import scrape
 from tests.integration.test_otlp_http import as_json, export, json_span, post
 from tests.integration.test_otlp_sdk import owner, spans
 from tests.integration.test_security import TRACES, Secured, credentials
