@@ -163,6 +163,30 @@ Runner(address, agent, max_rollouts=1).run()
 assert store.get_rollout(rollout.rollout_id).status == "succeeded"
 """
 
+# The same for a signal that comes before anything else happens in the child.
+AT_ONCE = """
+import os, signal
+numbers = []
+os.register_at_fork(after_in_child=lambda: numbers and os.kill(os.getpid(), numbers.pop()))
+"""
+SIGNALLED_AT_ONCE = """
+def agent(task, resources, tracer, context):
+    numbers.append(signal.SIGTERM)
+    assert wait([fork(lambda: None)]) == [-signal.SIGTERM]
+    numbers.clear()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    assert wait([fork(lambda: os._exit(len(signal.pthread_sigmask(signal.SIG_BLOCK, []))))]) == [0]
+    assert not context.cancelled.wait(0.2)
+
+store = LightningStore(address)
+rollout = store.enqueue_rollout(1)
+runner = Runner(address, agent, max_rollouts=2)
+store.enqueue_rollout(1)
+runner.run()
+assert store.get_statistics().queue_depth == 0
+assert store.get_rollout(rollout.rollout_id).status == "succeeded"
+"""
+
 # Exporters made in a child that ends as soon as its work is done.
 MADE_THERE = """
 import multiprocessing
@@ -239,6 +263,10 @@ def test_a_signal_to_a_child_does_not_stop_the_runner(shared: RealServer) -> Non
     run(shared, SIGNALLED)
 
 
+def test_a_signal_to_a_child_that_has_just_begun_ends_it(shared: RealServer) -> None:
+    run(shared, SIGNALLED_AT_ONCE, AT_ONCE)
+
+
 def test_an_exporter_is_flushed_at_the_end_of_a_child(shared: RealServer) -> None:
     run(shared, MADE_THERE)
 
@@ -247,9 +275,9 @@ def test_a_child_says_once_that_its_spans_are_not_stored(shared: RealServer) -> 
     assert run(shared, AWAY).count("the child of a fork, are not stored yet") == 1
 
 
-def run(server: RealServer, script: str) -> str:
+def run(server: RealServer, script: str, first: str = "") -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", FRAME + script, server.address],
+        [sys.executable, "-W", "ignore", "-c", first + FRAME + script, server.address],
         capture_output=True,
         text=True,
         timeout=60,

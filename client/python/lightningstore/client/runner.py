@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 #: Signals that a runner of this process handles.
 _handled: set[int] = set()
+#: The mask of signals of a thread that forks, as it was before.
+_masks = threading.local()
 
 #: Type of the function of a runner.
 Agent = Callable[[Any, Mapping[str, Any], Tracer, RunContext], Any | Awaitable[Any]]
@@ -416,11 +418,25 @@ def _signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Itera
             loop.remove_signal_handler(number)
 
 
+def _hold_signals() -> None:
+    """Keep the signals that the runner handles from this thread while it forks."""
+    if _handled:
+        _masks.former = signal.pthread_sigmask(signal.SIG_BLOCK, _handled)
+
+
+def _take_signals() -> None:
+    """Undo `_hold_signals`."""
+    former = _masks.__dict__.pop("former", None)
+    if former is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+
+
 def _leave_signals_to_the_parent() -> None:
     """Restore the default signal handlers in the child of a fork.
 
     asyncio is notified of signals by a socket that the child shares. A signal to the child, as multiprocessing.Pool
-    sends to its processes at the end, would stop the runner of the parent.
+    sends to its processes at the end, would stop the runner of the parent. A signal that the child got since the
+    fork waits until its default handler is there.
     """
     if _handled:
         with contextlib.suppress(ValueError, OSError):
@@ -429,7 +445,12 @@ def _leave_signals_to_the_parent() -> None:
                 first = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
                 signal.signal(number, first)
         _handled.clear()
+    _take_signals()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_signals_to_the_parent)
+    os.register_at_fork(
+        before=_hold_signals,
+        after_in_parent=_take_signals,
+        after_in_child=_leave_signals_to_the_parent,
+    )
