@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
+from lightningstore.service.rules import filters
 from lightningstore.service.rules.measures import Measures
 from lightningstore.service.rules.rewards import sortable
-from lightningstore.service.rules.rows import GroupQuery
+from lightningstore.service.rules.rows import GroupQuery, RolloutQuery
 from lightningstore.service.rules.series import SeriesQuery
 from lightningstore.service.rules.times import NANOS
+from lightningstore.service.storage import memory_lists
 from lightningstore.service.storage.base import Changes, Counters
 from lightningstore.service.storage.memory import MemoryStorage
-from lightningstore.service.storage.testing.records import finished, found, group, put
+from lightningstore.service.storage.testing.records import finished, found, group, put, rollout
 from lightningstore.v1.group_pb2 import GROUP_STATUS_OPEN
+from lightningstore.v1.rollout_pb2 import (
+    ROLLOUT_STATUS_FAILED,
+    ROLLOUT_STATUS_QUEUING,
+    ROLLOUT_STATUS_SUCCEEDED,
+)
 
 from tests.costs import cost_of, is_about
 
@@ -112,6 +121,72 @@ async def test_a_page_costs_the_same_in_a_long_list(read: Read) -> None:
     assert len(await read(few, FEW)) == len(await read(many, MANY)) >= 9
     cost = await cost_of(lambda: read(few, FEW))
     assert is_about(await cost_of(lambda: read(many, MANY)), cost)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+async def test_a_page_by_status_costs_the_same_in_a_long_list(
+    monkeypatch: pytest.MonkeyPatch, *, descending: bool
+) -> None:
+    monkeypatch.setattr(memory_lists, "SORTED_AT_ONCE", 1000)
+    costs = []
+    for count in (FEW, MANY):
+        storage = await with_gap(count)
+        after = (ROLLOUT_STATUS_SUCCEEDED, count // 2)
+        page = partial(
+            found, storage, order_by="status", after=after, limit=10, descending=descending
+        )
+        assert len(await page()) == 10
+        costs.append(await cost_of(page))
+    assert is_about(costs[1], costs[0])
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"statuses": frozenset([ROLLOUT_STATUS_FAILED])},
+        {"statuses": frozenset([ROLLOUT_STATUS_QUEUING, ROLLOUT_STATUS_SUCCEEDED])},
+        {
+            "statuses": frozenset([ROLLOUT_STATUS_FAILED]),
+            "rollout_ids": frozenset(["r7", "r8"]),
+            "any_of": True,
+        },
+    ],
+)
+async def test_pages_by_status_are_those_of_a_sorted_list(
+    monkeypatch: pytest.MonkeyPatch, query: dict[str, Any], *, descending: bool
+) -> None:
+    """Of a status that few have, which is sorted, and of one that many have, which is not."""
+    monkeypatch.setattr(memory_lists, "SORTED_AT_ONCE", 20)
+    monkeypatch.setattr(memory_lists, "SORTED_FOR_A_PAGE", 0)
+    dice = random.Random(3)
+    statuses = (ROLLOUT_STATUS_QUEUING, ROLLOUT_STATUS_FAILED, ROLLOUT_STATUS_SUCCEEDED)
+    rows = [rollout(key, status=dice.choices(statuses, (1, 10, 10))[0]) for key in range(1, 101)]
+    storage = MemoryStorage()
+    await storage.open()
+    await put(storage, *dice.sample(rows, len(rows)))
+    match = filters.matches(RolloutQuery(**query))
+    places = [(row.rollout.status, row.key) for row in rows if match(row)]
+    places.sort(reverse=descending)
+    pages, after = [], None
+    while page := await found(
+        storage, order_by="status", descending=descending, after=after, limit=7, **query
+    ):
+        pages += page
+        after = places[len(pages) - 1]
+    assert pages == [f"r{key}" for _, key in places]
+
+
+async def test_a_rollout_whose_status_changes_meanwhile_is_on_a_page_once() -> None:
+    storage = MemoryStorage()
+    await storage.open()
+    await put(storage, rollout(1), rollout(2), rollout(3), finished(4, 1))
+    page = storage.scan_rollouts(RolloutQuery(order_by="status"))
+    first = await anext(page)
+    await put(storage, finished(1, 2), finished(3, 3))
+    rest = [loaded async for loaded in page]
+    assert [loaded.row.key for loaded in (first, *rest)] == [1, 2, 3, 4]
 
 
 async def completions(storage: MemoryStorage, _count: int) -> Any:

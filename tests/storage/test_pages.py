@@ -16,7 +16,7 @@ import pytest_asyncio
 from lightningstore.client import open_store
 from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.rules.series import SeriesQuery
-from lightningstore.service.storage import memory
+from lightningstore.service.storage import memory_lists
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
 from lightningstore.service.storage.sqlite import filters, series
@@ -29,6 +29,8 @@ from benchmarks.console import history
 pytestmark = pytest.mark.asyncio
 
 COUNT = 120
+#: The others are in the queue.
+FINISHED = 110
 FILTERS: dict[str, dict[str, Any]] = {
     "all": {},
     "failed": {"statuses": frozenset({ROLLOUT_STATUS_FAILED})},
@@ -46,7 +48,10 @@ FILTERS: dict[str, dict[str, Any]] = {
     },
     "none": {"rollout_id_contains": "nothing"},
 }
-ORDERS = ("key", "rollout_id", "start_time", "reward", "status", "completion_number")
+ORDERS = (
+    *("key", "rollout_id", "start_time", "reward", "status"),
+    *("completion_number", "end_time", "mode"),
+)
 
 
 @pytest_asyncio.fixture(params=["memory", "sqlite"])
@@ -56,8 +61,9 @@ async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     if request.param == "sqlite":
         made = SqliteStorage(tmp_path / "x.db", full_sync=False)
     await made.open()
-    for changes in history(COUNT):
+    for changes in history(FINISHED):
         await made.commit(changes)
+    await put(made, *(rollout(key) for key in range(FINISHED + 1, COUNT + 1)))
     yield made
     await made.close()
 
@@ -94,7 +100,8 @@ async def test_pages_hold_each_match_once_in_order(
         results = []
         for few in (0, 20, 10_000):
             monkeypatch.setattr(filters, "FIRST_ROWS", few)
-            monkeypatch.setattr(memory, "SORTED_AT_ONCE", few)
+            monkeypatch.setattr(memory_lists, "SORTED_AT_ONCE", few)
+            monkeypatch.setattr(memory_lists, "SCAN_AT_ONCE", few or 10)
             results.append(await pages(storage, query))
             skipped = replace(query, limit=3, skip=2)
             assert await keys(storage, skipped) == results[-1][2:5], (order, descending, few)
@@ -127,10 +134,11 @@ async def test_page_of_memory_sorts_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     await made.open()
     for changes in history(COUNT):
         made.commit(changes)
-    monkeypatch.setattr(memory, "SORTED_FOR_A_PAGE", 5)
-    monkeypatch.delattr(MemoryStorage, "_sorted")
+    monkeypatch.setattr(memory_lists, "SORTED_FOR_A_PAGE", 5)
+    monkeypatch.delattr(memory_lists.MemoryLists, "_sorted")
     for order, chosen in itertools.product(
-        ("start_time", "reward"), ("all", "failed", "label", "reward")
+        ("start_time", "reward", "status", "completion_number", "end_time"),
+        ("all", "failed", "label", "reward"),
     ):
         query = RolloutQuery(**FILTERS[chosen], order_by=order, limit=5)
         assert len(await keys(made, query)) == 5
@@ -142,7 +150,7 @@ async def test_series_of_a_range_is_part_of_the_whole(
     storage: Storage, axis: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lowest, highest = await storage.series_range(axis) or (0, 0)
-    assert axis == "end_time" or (lowest, highest) == (1, COUNT)
+    assert axis == "end_time" or (lowest, highest) == (1, FINISHED)
     width = (highest - lowest) // 10
     first = lowest + 3 * width
     for chosen in FILTERS.values():
@@ -152,7 +160,7 @@ async def test_series_of_a_range_is_part_of_the_whole(
         results = []
         for few in (0, 1 << 62):
             monkeypatch.setattr(series, "FEW_NUMBERS", few)
-            monkeypatch.setattr(memory, "SORTED_AT_ONCE", 0 if few else 10_000)
+            monkeypatch.setattr(memory_lists, "SORTED_AT_ONCE", 0 if few else 10_000)
             results.append(await storage.series(query))
         assert results[0] == results[1], chosen
         if not chosen:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import bisect
-import heapq
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
-from dataclasses import replace
-from functools import partial
-from itertools import islice, takewhile
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from itertools import islice
 
 from lightningstore.service.rules import filters
 from lightningstore.service.rules.ids import new_id
 from lightningstore.service.rules.rows import (
-    AttemptRow,
     LoadedRollout,
     ResourcesQuery,
     ResourcesRow,
-    RolloutQuery,
     RolloutRow,
     SpanRow,
 )
 from lightningstore.service.rules.times import nanoseconds
-from lightningstore.service.storage import pages
 from lightningstore.service.storage.base import (
     COMMITTED,
     UNLIMITED,
@@ -33,18 +24,11 @@ from lightningstore.service.storage.base import (
     FinishedRow,
     Snapshot,
 )
-from lightningstore.service.storage.memory_series import SCAN_AT_ONCE, MemorySeries
+from lightningstore.service.storage.memory_series import MemorySeries
 from lightningstore.service.storage.places import Place, Places, insert, join, leave
-from lightningstore.v1.attempt_pb2 import Attempt
 from lightningstore.v1.resources_pb2 import Resources
 from lightningstore.v1.statistics_pb2 import DURABILITY_NONE
 
-#: Maximum number of candidates that a scan takes from an index: sorting more would hold the event loop.
-SORTED_AT_ONCE = 20_000
-#: Maximum number of candidates that are sorted for a page of a list whose order is kept.
-SORTED_FOR_A_PAGE = 2000
-#: Attempts whose records are searched before other tasks run: a record may have 64 KiB of failure.
-SEARCHED_AT_ONCE = 50
 #: Deleted batches of spans that one commit frees: freeing millions at once would hold the event loop.
 FREED_A_COMMIT = 256
 SWEPT_AT_ONCE = 4000
@@ -66,20 +50,19 @@ class MemoryStorage(MemorySeries):
 
     def _clear(self) -> None:
         self._rollouts: dict[int, RolloutRow] = {}
-        self._enqueued: Places[int] = Places()  # their keys
-        self._keys: dict[str, int] = {}
-        self._inputs: dict[int, bytes] = {}
-        self._attempts: dict[int, dict[int, AttemptRow]] = {}
-        self._by_status: dict[int, dict[int, None]] = {}
-        self._by_group: dict[str, dict[int, None]] = {}
-        self._by_queue: dict[str, dict[int, None]] = {}  # without the default queue
-        self._by_label: dict[tuple[str, str], dict[int, None]] = {}
+        self._enqueued = Places()
+        self._keys = {}
+        self._inputs = {}
+        self._attempts = {}
+        self._by_status = {}
+        self._by_group = {}
+        self._by_queue = {}
+        self._by_label = {}
         self._by_start_time: Places[Place] = Places()
         self._by_reward: Places[Place] = Places("")  # most have none
-        #: By column: a page in its order costs the same however many rollouts there are.
         self._orders = {"start_time": self._by_start_time, "reward": self._by_reward}
-        self._completed: Places[Place] = Places()  # completion number, key
-        self._ended: Places[Place] = Places()  # end time, key
+        self._completed = Places()
+        self._ended = Places()
         self._spans: dict[int, list[tuple[int, int, SpanRow]]] = {}  # first id, key, row: ascending
         self._dropped: list[tuple[int, int, SpanRow]] = []  # deleted, not yet freed
         self._resources: dict[int, ResourcesRow] = {}  # by publish number
@@ -226,152 +209,6 @@ class MemoryStorage(MemorySeries):
             )
             for key in keys
         ]
-
-    async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
-        """Yield matching rollouts."""
-        self._check_open()
-        if query.order_by == "key":
-            rows = self._matching(query)
-        elif query.order_by in self._orders and self._selects_many(query):
-            rows = self._ordered(query)
-        else:
-            load = partial(self._present, inputs=query.inputs)
-            async for loaded in pages.filled(query, self._sorted, load):
-                yield loaded
-            return
-        skip, left = query.skip, query.limit
-        async for row in rows:
-            if skip:
-                skip -= 1
-                continue
-            if not left:
-                return
-            left -= 1
-            yield self._shown(row, inputs=query.inputs)
-
-    async def _present(self, keys: list[int], *, inputs: bool) -> AsyncIterator[LoadedRollout]:
-        """Yield rollouts by key, without those that were removed meanwhile."""
-        for key in keys:
-            row = self._rollouts.get(key)
-            if row is not None:
-                yield self._shown(row, inputs=inputs)
-
-    async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
-        """Return how many match, by status."""
-        self._check_open()
-        filters_only = replace(query, order_by="key", after=None)
-        counts: Counter[int] = Counter()
-        async for row in self._matching(filters_only):
-            counts[row.rollout.status] += 1
-        return dict(counts)
-
-    async def _matching(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
-        """Yield matching rows by key, starting after the query's place if that is a key.
-
-        Other tasks run in between, and may remove rollouts.
-        """
-        match = filters.matches(query, self._latest)
-        after = query.after[1] if query.after is not None and query.order_by == "key" else None
-        at_once = SEARCHED_AT_ONCE if query.failure_contains else SCAN_AT_ONCE
-        for i, key in enumerate(self._candidates(query, after), 1):
-            if i % at_once == 0:
-                await asyncio.sleep(0)
-            row = self._rollouts.get(key)
-            if row is not None and match(row):
-                yield row
-
-    def _candidates(self, query: RolloutQuery, after: int | None) -> Iterable[int]:
-        """Return keys that include all matches, in the direction of the query."""
-        if query.completed is not None:
-            after, last = query.completed
-            places = self._completed.each((after + 1, 0))
-            return [key for _, key in takewhile(lambda place: place[0] <= last, places)]
-        chosen = self._chosen(query)
-        if chosen is None:
-            is_backward = query.descending and query.order_by == "key"
-            return self._enqueued.each(after, descending=is_backward)
-        keys = sorted(chosen)
-        if query.descending:
-            del keys[bisect.bisect_left(keys, after) if after is not None else len(keys) :]
-            keys.reverse()
-        elif after is not None:
-            del keys[: bisect.bisect_right(keys, after)]
-        return keys
-
-    def _selects_many(self, query: RolloutQuery) -> bool:
-        """Return whether a page of matches is found sooner in the order of a query than by sorting them."""
-        chosen = self._chosen(query)
-        return chosen is None or len(chosen) > SORTED_FOR_A_PAGE
-
-    def _chosen(self, query: RolloutQuery) -> list[int] | None:
-        """Return the keys that an index selects for the query, None if they are many."""
-        if query.any_of and not query.led_by_label:
-            return None
-        if query.rollout_ids:
-            return [self._keys[i] for i in query.rollout_ids if i in self._keys]
-        index: list[dict[int, None]] = []
-        if query.group_ids and "" not in query.group_ids:
-            index = [self._by_group[g] for g in query.group_ids if g in self._by_group]
-        elif query.labels:
-            index = [min((self._by_label.get(label, {}) for label in query.labels), key=len)]
-        elif query.queues and "" not in query.queues:
-            index = [self._by_queue[q] for q in query.queues if q in self._by_queue]
-        elif query.statuses:
-            index = [self._by_status[s] for s in query.statuses if s in self._by_status]
-        else:
-            return None
-        if sum(map(len, index)) > SORTED_AT_ONCE:
-            return None
-        return [key for part in index for key in part]
-
-    async def _ordered(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
-        """Yield matching rows in the order of a column whose order is kept."""
-        match = filters.matches(query, self._latest)
-        for part in self._orders[query.order_by].beyond(query.after, descending=query.descending):
-            for i, (_, key) in enumerate(part, 1):
-                if query.failure_contains and i % SEARCHED_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-                row = self._rollouts.get(key)
-                if row is not None and match(row):
-                    yield row
-            await asyncio.sleep(0)
-
-    async def _sorted(self, query: RolloutQuery) -> list[tuple[Any, int]]:
-        """Return the places of the query's page in the order of a column.
-
-        Runs are sorted and then merged lazily: sorting all rows at once would hold the event loop.
-        """
-        wanted = query.skip + query.limit
-        runs: list[list[tuple[Any, int]]] = []
-        run: list[tuple[Any, int]] = []
-        async for row in self._matching(query):
-            place = (filters.sort_value(query, row), row.key)
-            after = query.after
-            if after is None or (place < after if query.descending else place > after):
-                run.append(place)
-            if len(run) == SCAN_AT_ONCE:
-                runs.append(sorted(run, reverse=query.descending)[:wanted])
-                run = []
-        runs.append(sorted(run, reverse=query.descending)[:wanted])
-        page: list[tuple[Any, int]] = []
-        for i, place in enumerate(heapq.merge(*runs, reverse=query.descending), 1):
-            if i > query.skip:
-                page.append(place)
-            if i == wanted:
-                break
-            if i % SCAN_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return page
-
-    def _shown(self, row: RolloutRow, *, inputs: bool) -> LoadedRollout:
-        """Return a rollout with its latest attempt only."""
-        attempts = self._attempts.get(row.key)
-        latest = [attempts[max(attempts)]] if attempts else []
-        return LoadedRollout(row, self._inputs[row.key] if inputs else b"", latest)
-
-    def _latest(self, key: int) -> Attempt | None:
-        attempts = self._attempts.get(key)
-        return attempts[max(attempts)].attempt if attempts else None
 
     async def group_members(self, group_id: str) -> list[str]:
         """Return the ids of the group's rollouts in enqueue order."""

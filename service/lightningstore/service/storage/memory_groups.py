@@ -11,7 +11,7 @@ from lightningstore.service.rules.rows import GroupQuery, GroupRow
 from lightningstore.service.storage.places import Place, Places
 from lightningstore.v1.group_pb2 import GROUP_STATUS_OPEN
 
-#: Groups that a scan visits before other tasks run.
+#: Groups or rollouts that a scan visits before other tasks run.
 SCAN_AT_ONCE = 2000
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from abc import abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -11,28 +10,12 @@ from lightningstore.service.rules import filters
 from lightningstore.service.rules.rows import RolloutQuery, RolloutRow
 from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary, measured
 from lightningstore.service.storage import packed
-from lightningstore.service.storage.memory_groups import MemoryGroups
+from lightningstore.service.storage.memory_lists import MemoryLists
 from lightningstore.service.storage.places import Place, Places
 
-#: Rollouts that a scan visits before other tasks run.
-SCAN_AT_ONCE = 2000
 
-
-class MemorySeries(MemoryGroups):
+class MemorySeries(MemoryLists):
     """The part of the memory back end that reads series."""
-
-    _rollouts: dict[int, RolloutRow]
-    #: Completion number and key, and end time and key.
-    _completed: Places[Place]
-    _ended: Places[Place]
-
-    @abstractmethod
-    def _chosen(self, query: RolloutQuery) -> list[int] | None:
-        """Return the keys that an index selects for the query, None if they are many."""
-
-    @abstractmethod
-    def _matching(self, query: RolloutQuery) -> AsyncIterator[RolloutRow]:
-        """Yield matching rows by key."""
 
     async def series_range(self, axis: str) -> tuple[int, int] | None:
         """Return the lowest and the highest value of a column among finished rollouts."""
@@ -85,11 +68,10 @@ class MemorySeries(MemoryGroups):
     ) -> AsyncIterator[list[tuple[int, RolloutRow]]]:
         """Yield the same from the rollouts that an index selects, or from all of them."""
         value = filters.COLUMNS[query.axis]
-        part: list[tuple[int, RolloutRow]] = []
-        async for row in self._matching(chosen):
-            if row.rollout.completion_number and query.first <= (place := value(row)) < query.end:
-                part.append((place, row))
-            if len(part) == SCAN_AT_ONCE:
-                yield part
-                part = []
-        yield part
+        async for part in self._matching(chosen):
+            yield [
+                (place, row)
+                for row in part
+                if row.rollout.completion_number
+                and query.first <= (place := value(row)) < query.end
+            ]
