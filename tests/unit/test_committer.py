@@ -8,12 +8,13 @@ from collections.abc import Awaitable
 from dataclasses import fields
 
 import pytest
-from lightningstore.service.engine import clock
+from lightningstore.service.engine import clock, committer
 from lightningstore.service.engine.committer import GATHER_SECONDS, Committer
 from lightningstore.service.engine.shared import Pending
 from lightningstore.service.rules.errors import Busy, StorageFailed
 from lightningstore.service.rules.rows import RequestRow
 from lightningstore.service.storage.base import COMMITTED, Changes, Counters
+from lightningstore.service.storage.testing.records import rollout
 from lightningstore.v1.statistics_pb2 import DURABILITY_FULL, DURABILITY_NONE
 from lightningstore.v1.worker_pb2 import WORKER_STATUS_BUSY, Worker
 
@@ -314,3 +315,52 @@ async def test_cleared_changes_are_as_new_ones() -> None:
     assert all(getattr(changes, item.name) for item in fields(changes))
     changes.clear()
     assert changes == Changes()
+
+
+async def test_many_rows_without_durability_are_committed_in_parts_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Others run between two parts. What they write follows, and nothing is published before the last part."""
+    monkeypatch.setattr(committer, "ROWS_AT_ONCE", 2)
+    parts: list[Changes] = []
+
+    class Memory:
+        name = "memory"
+        durability = DURABILITY_NONE
+
+        def commit(self, changes: Changes) -> Awaitable[None]:
+            parts.append(copy.copy(changes))
+            parts[-1].requests = list(changes.requests)
+            return COMMITTED
+
+    rig = Rig(Memory())  # type: ignore[arg-type]
+    changes = rig.committer.changes
+    rows = {key: rollout(key) for key in range(1, 6)}
+    changes.rollouts.update(rows)
+    changes.labels[3] = {"topic": "sums"}
+    changes.inputs += [(key, b"1") for key in rows]
+    changes.removed += [7, 8, 9]
+    changes.rollouts[8] = rollout(8)
+    changes.settings = b"new"
+    first = rig.write("many", 100)
+    assert not parts
+    assert not rig.published
+    while not parts:
+        await asyncio.sleep(0)
+    later = rig.write("few")
+    assert rig.published == []
+    await rig.committer.durable(first)
+    assert rig.published == [first]
+    await rig.committer.durable(later)
+    assert rig.published == [first, later]
+    assert max(part.row_count for part in parts) == 2
+    assert [key for part in parts for key in part.removed] == [7, 8, 9]
+    assert [key for part in parts for key in part.rollouts] == [1, 2, 3, 4, 5]
+    assert [key for part in parts for key, _ in part.inputs] == [1, 2, 3, 4, 5]
+    assert [part.labels for part in parts if 3 in part.rollouts] == [{3: {"topic": "sums"}}]
+    assert sum(bool(part.labels) for part in parts) == 1
+    assert [part.settings for part in parts if part.settings] == [b"new"]
+    assert [r.request_id for part in parts for r in part.requests] == ["many", "few"]
+    one = rig.write("one")
+    assert rig.published == [first, later, one]
+    await rig.committer.drain()

@@ -7,7 +7,7 @@ that a back end is handed. A back end keeps them and returns them in the order t
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterator, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
@@ -140,6 +140,32 @@ class Changes:
         if self.counters is not None:
             self.counters = self.counters.copy()
 
+    @property
+    def row_count(self) -> int:
+        """Number of rollouts, attempts and groups that are written or removed, which are what operations write many of."""
+        written = len(self.rollouts) + len(self.attempts) + len(self.groups)
+        return written + len(self.removed) + len(self.removed_groups)
+
+    def parts(self, rows: int) -> Iterator[Changes]:
+        """Yield the same changes as several, each with at most `rows` rows.
+
+        After each part, what refers to another row refers to one that is there.
+        """
+        self.exclude_removed()
+        for name in _IN_PARTS:
+            items: Any = getattr(self, name)
+            every = list(items.items() if isinstance(items, dict) else items)
+            for start in range(0, len(every), rows):
+                part = Changes()
+                setattr(part, name, type(items)(every[start : start + rows]))
+                if self.labels:
+                    part.labels = {k: self.labels[k] for k in part.rollouts if k in self.labels}
+                yield part
+        rest = replace(self, labels={})
+        for name in _IN_PARTS:
+            setattr(rest, name, type(getattr(self, name))())
+        yield rest
+
     def exclude_removed(self) -> None:
         """Drop the rows of rollouts and groups that this commit removes.
 
@@ -156,6 +182,8 @@ class Changes:
         self.spans = [row for row in self.spans if row.rollout_key not in gone]
 
 
+#: What `Changes.parts` divides, in the order in which it is written.
+_IN_PARTS = ("removed", "removed_groups", "inputs", "attempts", "rollouts", "groups")
 _COLLECTIONS = attrgetter(*[f.name for f in fields(Changes) if f.default_factory is not MISSING])
 _VALUES = {f.name: f.default for f in fields(Changes) if f.default is not MISSING}
 
