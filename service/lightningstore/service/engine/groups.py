@@ -392,8 +392,7 @@ class Groups:
 
     def _end_time(self, group: GroupState) -> Timestamp:
         """Return the current time, or that of the group's creation if the clock was set back."""
-        now = stamp(self._clock.wall_ns())
-        return max(now, group.record.start_time, key=nanoseconds)
+        return stamp(max(self._clock.wall_ns(), nanoseconds(group.record.start_time)))
 
     def _remove(self, group: GroupState) -> None:
         """Remove a group that has lost its last member."""
