@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from lightningstore.client import (
@@ -27,9 +28,10 @@ from lightningstore.client import (
     Worker,
     WorkerStatus,
 )
+from lightningstore.client._calls import control, series
 from lightningstore.client._values import convert
 from lightningstore.client._values.resources import from_resource, to_resource
-from lightningstore.client.values import SpanEvent, SpanException, SpanLink, SpanStatus
+from lightningstore.client.values import UNSET, SpanEvent, SpanException, SpanLink, SpanStatus
 from lightningstore.v1 import attempt_pb2, resources_pb2, rollout_pb2, span_pb2, worker_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
@@ -97,6 +99,40 @@ def test_times_are_utc_whatever_the_zone_they_came_in() -> None:
 def test_naive_times_are_refused() -> None:
     with pytest.raises(ValueError, match="time zone"):
         convert.to_timestamp(datetime(2026, 1, 15))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("failure", "it broke", "failure must be a Failure or None, not str"),
+        (
+            "last_heartbeat_time",
+            5,
+            "last_heartbeat_time: must be a datetime with a time zone, not int",
+        ),
+    ],
+)
+def test_a_value_of_a_wrong_type_clears_no_field_of_an_attempt(
+    field: str, value: Any, wanted: str
+) -> None:
+    names = (
+        "status",
+        "failure",
+        "worker_id",
+        "last_heartbeat_time",
+        "metadata",
+        "reward",
+        "scores",
+    )
+    fields = {**dict.fromkeys(names, UNSET), field: value}
+    with pytest.raises(TypeError, match=wanted):
+        control.update_attempt("ro-1", "at-1", fields, None, None)
+
+
+def test_a_time_of_a_series_is_a_datetime() -> None:
+    given: dict[str, Any] = {"score_name": "", "numbers": (0, 0), "filters": {}, "start_time": None}
+    with pytest.raises(TypeError, match="end_time: must be a datetime with a time zone, not float"):
+        series.get_series("reward", "completion_time", 10, **given, end_time=1.5)
 
 
 def test_statuses_are_their_words() -> None:

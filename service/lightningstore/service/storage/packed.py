@@ -85,6 +85,6 @@ async def add(bucket: Bucket, query: SeriesQuery, text: str) -> None:
         await asyncio.sleep(0)
 
 
-async def summarised(buckets: dict[int, Bucket], query: SeriesQuery) -> dict[int, Summary]:
+async def summaries_of(buckets: dict[int, Bucket], query: SeriesQuery) -> dict[int, Summary]:
     """Return what is known of the values of texts in each bucket, by index."""
     return await summaries(buckets, INTEGERS.get(query.measure, 1))

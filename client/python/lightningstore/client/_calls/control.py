@@ -164,15 +164,18 @@ def _set_attempt(request: attempt_pb2.UpdateAttemptRequest, fields: Mapping[str,
         record.status = convert.to_number(ATTEMPT_STATUS, status)  # type: ignore[assignment]
         paths.append("status")
     if failure is not UNSET:
-        if isinstance(failure, Failure):
+        if failure is not None:
+            if not isinstance(failure, Failure):
+                raise TypeError(f"failure must be a Failure or None, not {type(failure).__name__}")
             record.failure.CopyFrom(failure.to_message())
         paths.append("failure")
     if worker_id is not UNSET:
         record.worker_id = worker_id or ""
         paths.append("worker_id")
     if heartbeat is not UNSET:
-        if isinstance(heartbeat, datetime):
-            record.last_heartbeat_time.CopyFrom(convert.to_timestamp(heartbeat))
+        if heartbeat is not None:
+            with naming("last_heartbeat_time"):
+                record.last_heartbeat_time.CopyFrom(convert.to_timestamp(heartbeat))
         paths.append("last_heartbeat_time")
     if fields["metadata"] is not UNSET:
         record.metadata_json = convert.to_json_object(fields["metadata"], "metadata")

@@ -8,7 +8,7 @@ from lightningstore.client._calls.call import Call
 from lightningstore.client._values import convert
 from lightningstore.client._values.rollouts import FILTER_LOGIC, ROLLOUT_MODE, ROLLOUT_STATUS
 from lightningstore.client._values.series import SERIES_AXIS, SERIES_MEASURE
-from lightningstore.client._values.text import names_fields
+from lightningstore.client._values.text import names_fields, naming
 from lightningstore.client.values import RolloutFilters, SeriesBucket
 from lightningstore.v1 import series_pb2
 
@@ -34,10 +34,10 @@ def get_series(
         first_number=numbers[0],
         last_number=numbers[1],
     )
-    if start_time is not None:
-        request.start_time.CopyFrom(convert.to_timestamp(start_time))
-    if end_time is not None:
-        request.end_time.CopyFrom(convert.to_timestamp(end_time))
+    for name, moment in (("start_time", start_time), ("end_time", end_time)):
+        if moment is not None:
+            with naming(name):
+                getattr(request, name).CopyFrom(convert.to_timestamp(moment))
     _set_filters(request, filters)
     return Call("GetSeries", request, _buckets)
 

@@ -193,7 +193,14 @@ def from_json_object(data: bytes) -> dict[str, Any]:
 
 
 def to_timestamp(moment: datetime) -> Timestamp:
-    """Return a datetime with a time zone as a Timestamp. Raises ValueError for one without a time zone."""
+    """Return a datetime with a time zone as a Timestamp.
+
+    Raises:
+        TypeError: It is no datetime.
+        ValueError: It has no time zone.
+    """
+    if not isinstance(moment, datetime):
+        raise TypeError(f"must be a datetime with a time zone, not {type(moment).__name__}")
     if moment.tzinfo is None:
         raise ValueError("the datetime must have a time zone, as datetime.now(UTC) has")
     since = moment - EPOCH

@@ -42,4 +42,4 @@ class SeriesReads(NamespaceReads):
         buckets: dict[int, Bucket] = {}
         for index, found_text in await self._scan(text, *values):
             await packed.add(buckets.setdefault(index, Bucket()), query, found_text)
-        return await packed.summarised(buckets, query)
+        return await packed.summaries_of(buckets, query)

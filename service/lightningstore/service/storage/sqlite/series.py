@@ -32,7 +32,7 @@ class SeriesReads(FileReads):
             for index, text in await self._reader.scan(name, parameters, **parts):
                 if text is not None:
                     await packed.add(buckets.setdefault(index, Bucket()), query, text)
-        return await packed.summarised(buckets, query)
+        return await packed.summaries_of(buckets, query)
 
     async def _statements(
         self, query: SeriesQuery
