@@ -172,9 +172,11 @@ class Committer:
 
     def seal(self) -> int:
         """Number the changes written since the last call; returns the number."""
-        is_first = self.durable_through == self.sealed
+        is_first, changes = self.durable_through == self.sealed, self.changes
         self.sealed += 1
-        if self._waits or not is_first or self.changes.row_count > ROWS_AT_ONCE:
+        # Each row has more than a byte: those of few bytes are not counted.
+        is_large = changes.size > ROWS_AT_ONCE and changes.row_count > ROWS_AT_ONCE
+        if self._waits or not is_first or is_large:
             self._count()
             self._wake.set()
         else:

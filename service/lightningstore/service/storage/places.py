@@ -33,19 +33,21 @@ class Places(Generic[T]):
         if self._lowest is not None and place[0] == self._value:
             self._lowest.add(place)
             return
-        if not self._blocks:
-            self._blocks.append([place])
+        blocks = self._blocks
+        if not blocks:
+            blocks.append([place])
             return
-        at = len(self._blocks) - 1
-        if place < self._blocks[at][0]:
-            at = self._find(place)
-        block = self._blocks[at]
-        if place > block[-1]:
+        block = blocks[-1]
+        if place > block[-1]:  # nearly always
             block.append(place)
-        else:
-            bisect.insort(block, place)
+            if len(block) == 2 * BLOCK:
+                blocks[-1:] = [block[:BLOCK], block[BLOCK:]]
+            return
+        at = self._find(place)
+        block = blocks[at]
+        bisect.insort(block, place)
         if len(block) == 2 * BLOCK:
-            self._blocks[at : at + 1] = [block[:BLOCK], block[BLOCK:]]
+            blocks[at : at + 1] = [block[:BLOCK], block[BLOCK:]]
 
     def remove(self, place: T) -> None:
         """Remove a place, if it is there."""
