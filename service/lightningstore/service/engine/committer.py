@@ -47,8 +47,8 @@ class Committer:
 
     Operations write into `changes` and then call `seal`, which numbers them. `durable(n)` returns when
     number n is on disk; its effects must not be visible before. `publish` is called after each commit.
-    With a storage without durability there is nothing to wait for: `seal` itself commits, unless the changes are so many
-    that this would hold the event loop.
+    With a storage without durability there is nothing to wait for: `seal` itself commits, unless that would hold the event
+    loop because there are too many changes.
     """
 
     def __init__(
