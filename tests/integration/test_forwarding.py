@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import grpc
 import grpc.aio
@@ -174,12 +174,41 @@ async def test_calls_end_when_they_should_go_to_another_server() -> None:
         call = asyncio.create_task(peer.call("/service/Method", b"", metadata, 60))
         while not peer.calls:
             await asyncio.sleep(0.005)
-        forwarding.end_misplaced()
+        forwarding.end_misplaced(lambda *asked: asked == ("a", address))
         assert len(peer.calls) == 1
-        placement.elsewhere.return_value = ""
-        forwarding.end_misplaced()
+        forwarding.end_misplaced(lambda *asked: asked != ("a", address))
         with pytest.raises(NotOwner):
             await asyncio.wait_for(call, 5)
+        await forwarding.close()
+
+
+async def test_call_about_a_namespace_ends_when_that_namespace_moves() -> None:
+    """Such as DeleteNamespace, whose metadata names no namespace."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        placement = Mock(elsewhere=Mock(return_value=address))
+        forwarding = Forwarding(placement, "127.0.0.1:1", grpc.aio.insecure_channel)
+        peer = forwarding.peer("a")
+        assert peer is not None
+        context = Mock(
+            **{
+                "invocation_metadata.return_value": (),
+                "time_remaining.return_value": 60,
+                "cancelled.return_value": False,
+                "done.return_value": False,
+            }
+        )
+        context.abort = AsyncMock(side_effect=grpc.aio.AbortError)
+        call = asyncio.create_task(peer.forward("/service/Method", b"", context, "a"))
+        while not peer.calls:
+            await asyncio.sleep(0.005)
+        forwarding.end_misplaced(lambda *asked: asked == ("a", address))
+        assert len(peer.calls) == 1
+        forwarding.end_misplaced(lambda *asked: asked == ("default", address))
+        with pytest.raises(grpc.aio.AbortError):
+            await asyncio.wait_for(call, 30)
+        assert context.abort.call_args.args[0] == grpc.StatusCode.UNAVAILABLE
+        assert "namespace 'a'" in context.abort.call_args.args[1]
         await forwarding.close()
 
 

@@ -12,6 +12,7 @@ from lightningstore.client import AsyncLightningStore, LightningStore
 from lightningstore.client._transport import owner
 from lightningstore.client._transport.blocking_owner import BlockingOwner
 from lightningstore.client.connection import endpoint
+from lightningstore.v1.namespace_pb2 import DeleteNamespaceRequest, GetNamespaceRequest
 
 from tests.machines import Servers
 from tests.postgres import PostgresServer
@@ -97,6 +98,40 @@ async def test_calls_at_the_owner_go_on_when_another_one_fails(servers: Servers)
         assert claimed.rollout_id == rollout.rollout_id
         await store.cancel_rollouts([rollout.rollout_id])
         assert (await waiting[1]).rollout_id == rollout.rollout_id
+
+
+async def test_calls_about_a_namespace_go_on_while_servers_look_for_the_owners(
+    servers: Servers,
+) -> None:
+    """Their metadata names no namespace, and another server owns the default one.
+
+    No server owns a namespace that is being deleted.
+    """
+    near = await servers.owner("default")
+    await servers.callers[1 - near].create("a")
+    assert await servers.owner("a") == 1 - near
+    owner: Any = servers.servers[1 - near]._cluster
+    held = [
+        (owner, "discover", "GetNamespace", GetNamespaceRequest(name="a")),
+        (owner.catalog, "delete", "DeleteNamespace", DeleteNamespaceRequest(name="a")),
+    ]
+    for holder, step, method, request in held:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+        original = getattr(holder, step)
+
+        async def wait_and_do(
+            name: str, *, begun: Any = begun, go_on: Any = go_on, original: Any = original
+        ) -> None:
+            begun.set()
+            await go_on.wait()
+            await original(name)
+
+        setattr(holder, step, wait_and_do)
+        call = asyncio.create_task(servers.callers[near].call(method, request))
+        await begun.wait()
+        await servers.servers[near]._cluster.refresh()  # type: ignore[union-attr]
+        go_on.set()
+        await call
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,16 @@ class DatabaseCluster:
             address = self._view.servers[server]
         return "" if address == membership.address else address
 
+    def _may_answer(self, name: str, address: str) -> bool:
+        """Return whether the server at an address may still answer a call of a namespace that was sent to it.
+
+        A server with a lease ends the calls of a namespace itself when it gives the namespace up. Until then it answers
+        them, also when no server owns the namespace: it may be deleting it.
+        """
+        row = self._rows.get(name)
+        owner = (row.address if row is not None else "") or ""
+        return address in self._view.servers.values() and owner in ("", address)
+
     async def members(self) -> list[Member]:
         """Return the servers with a lease. Raises StorageFailed."""
         await self.refresh()
@@ -214,7 +224,7 @@ class DatabaseCluster:
         self._view = view
         self._rows = {row.name: row for row in view.namespaces}
         if self._forwarding is not None:
-            self._forwarding.end_misplaced()
+            self._forwarding.end_misplaced(self._may_answer)
         if self._directory is not None:
             self._directory.synchronise(
                 [Found(row.name, row.store_id, row.settings) for row in view.namespaces]

@@ -73,7 +73,7 @@ class Peer:
         self._mark = (FORWARDED_KEY, own_address)
         self._trailers = ((OWNER_KEY, address),)
         self._handlers: dict[str, Handler] = {}
-        #: Calls to the peer that have not ended, and the namespace of each.
+        #: Calls to the peer that have not ended, and the namespace that each concerns.
         self.calls: dict[Any, str] = {}
         #: Those of them that wait.
         self._waiting: set[Any] = set()
@@ -88,6 +88,12 @@ class Peer:
                 method, streams_in=streams_in, streams_out=streams_out
             )
         return handler
+
+    async def forward(self, method: str, request: bytes, context: Context, namespace: str) -> bytes:
+        """Forward a unary call about a namespace that its metadata need not name. Raises what ends the call."""
+        begin: Any = self._channel.unary_unary(method)
+        call = self._begin(begin, request, context, waits=False, namespace=namespace)
+        return await self._answer(call, context)
 
     async def call(
         self, method: str, request: bytes, metadata: Iterable[tuple[str, Any]], timeout: float
@@ -169,18 +175,21 @@ class Peer:
         """Return a handler with one answer. `forward` starts the call at the peer."""
 
         async def handle(request: Any, context: Context) -> bytes:
-            call = self._begin(forward, request, context, waits=waits)
-            try:
-                answer: bytes = await call
-            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
-                await self._fail(call, context, error)
-                raise
-            finally:
-                self._forget(call)
-            context.set_trailing_metadata(self._trailers)
-            return answer
+            return await self._answer(self._begin(forward, request, context, waits=waits), context)
 
         return handle
+
+    async def _answer(self, call: Any, context: Context) -> bytes:
+        """Return the answer of a call that has been forwarded."""
+        try:
+            answer: bytes = await call
+        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+            await self._fail(call, context, error)
+            raise
+        finally:
+            self._forget(call)
+        context.set_trailing_metadata(self._trailers)
+        return answer
 
     def _streamed(
         self, forward: Any, *, waits: bool
@@ -205,10 +214,13 @@ class Peer:
 
         return handle
 
-    def _begin(self, forward: Any, request: Any, context: Context, *, waits: bool) -> Any:
+    def _begin(
+        self, forward: Any, request: Any, context: Context, *, waits: bool, namespace: str = ""
+    ) -> Any:
+        """Start a call at the peer. `namespace`: the one that it concerns; "": that of its metadata."""
         metadata = _passed(context.invocation_metadata())
         call = forward(request, metadata=(*metadata, self._mark), timeout=context.time_remaining())
-        self.calls[call] = namespace_of(metadata)
+        self.calls[call] = namespace or namespace_of(metadata)
         if waits:
             self._waiting.add(call)
         return call
@@ -273,11 +285,16 @@ class Forwarding:
         """Look for a namespace that this server does not know. Raises StorageFailed."""
         await self._placement.discover(name)
 
-    def end_misplaced(self) -> None:
-        """End the calls that are being forwarded to servers to which they no longer go, with NotOwner."""
+    def end_misplaced(self, may_answer: Callable[[str, str], bool]) -> None:
+        """End the calls that are being forwarded to servers which will not answer them, with NotOwner.
+
+        Args:
+            may_answer: Returns whether the server at an address, the second argument, may still answer a call of the
+                namespace that the first one names.
+        """
         for address, peer in self._peers.items():
             for namespace in set(peer.calls.values()):
-                if self._placement.elsewhere(namespace) != address:
+                if not may_answer(namespace, address):
                     peer.end_calls(namespace)
 
     def stop_waiting(self) -> None:

@@ -92,8 +92,7 @@ def _at_owner(
         elif any(key == FORWARDED_KEY for key, _ in context.invocation_metadata() or ()):
             raise NotOwner(name, peer.address)
         else:
-            there: Any = peer.handler(path_of(method), streams_in=False, streams_out=False)
-            answer = await there.unary_unary(data, context)
+            answer = await peer.forward(path_of(method), data, context, name)
         return answer
 
     return grpc.unary_unary_rpc_method_handler(calls.answered(method.full_name, answer))
