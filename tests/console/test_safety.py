@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lightningstore.client import LightningStore
+from lightningstore.client import Failure, LightningStore
 from playwright.sync_api import expect
 
 from tests.console.accessible import violations
@@ -109,7 +109,7 @@ def test_hostile_text_is_shown_as_text(
         1, rollout_id=hostile, group_id=hostile, worker_id=hostile, labels={"a": hostile[:60]}
     )
     assert rollout.latest_attempt is not None
-    failure = {"type": hostile, "message": hostile}
+    failure = Failure(hostile, hostile)
     store.update_attempt(
         hostile, rollout.latest_attempt.attempt_id, status="failed", failure=failure
     )
