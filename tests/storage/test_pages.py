@@ -19,12 +19,17 @@ from lightningstore.service.rules.series import SeriesQuery
 from lightningstore.service.storage import memory_lists
 from lightningstore.service.storage.base import Storage
 from lightningstore.service.storage.memory import MemoryStorage
+from lightningstore.service.storage.postgres import filters as postgres_filters
+from lightningstore.service.storage.postgres import lists as postgres_lists
+from lightningstore.service.storage.postgres.database import Database
+from lightningstore.service.storage.postgres.store import PostgresStorage
 from lightningstore.service.storage.sqlite import filters, series
 from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.service.storage.testing.records import put, rollout
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_FAILED
 
 from benchmarks.console import history
+from tests.postgres import namespace_of
 
 pytestmark = pytest.mark.asyncio
 
@@ -36,6 +41,12 @@ FILTERS: dict[str, dict[str, Any]] = {
     "failed": {"statuses": frozenset({ROLLOUT_STATUS_FAILED})},
     "label": {"labels": frozenset({("topic", "sums")})},
     "label and mode": {"labels": frozenset({("topic", "sums")}), "modes": frozenset({2})},
+    "two labels": {"labels": frozenset({("topic", "sums"), ("shard", "1")})},
+    "queue": {"queues": frozenset({"cpu"})},
+    "failed in a queue": {
+        "queues": frozenset({"cpu", ""}),
+        "statuses": frozenset({ROLLOUT_STATUS_FAILED}),
+    },
     "group": {"group_ids": frozenset({"step-1/3"})},
     "either": {"group_ids": frozenset({"step-1/3"}), "modes": frozenset({2}), "any_of": True},
     "reward": {"reward_range": ("A", "~")},
@@ -54,14 +65,22 @@ ORDERS = (
 )
 
 
-@pytest_asyncio.fixture(params=["memory", "sqlite"])
+@pytest_asyncio.fixture(params=["memory", "sqlite", "postgres"])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
-    """A storage with finished rollouts."""
+    """A storage with finished rollouts, and a few that are in the queue."""
     made: Storage = MemoryStorage()
     if request.param == "sqlite":
         made = SqliteStorage(tmp_path / "x.db", full_sync=False)
+    elif request.param == "postgres":
+        url = request.getfixturevalue("postgres").url
+        made = PostgresStorage(Database(url), namespace_of(tmp_path))
     await made.open()
     for changes in history(FINISHED):
+        for key, row in changes.rollouts.items():
+            if key % 3:
+                row.rollout.queue = "cpu"
+            if key % 7 == 1:
+                changes.labels[key]["shard"] = row.rollout.labels["shard"] = "1"
         await made.commit(changes)
     await put(made, *(rollout(key) for key in range(FINISHED + 1, COUNT + 1)))
     yield made
@@ -100,6 +119,8 @@ async def test_pages_hold_each_match_once_in_order(
         results = []
         for few in (0, 20, 10_000):
             monkeypatch.setattr(filters, "FIRST_ROWS", few)
+            monkeypatch.setattr(postgres_filters, "FIRST_ROWS", few)
+            monkeypatch.setattr(postgres_lists, "COUNTED_ROLLOUTS", 1)
             monkeypatch.setattr(memory_lists, "SORTED_AT_ONCE", few)
             monkeypatch.setattr(memory_lists, "SCAN_AT_ONCE", few or 10)
             results.append(await pages(storage, query))

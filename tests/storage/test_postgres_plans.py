@@ -160,7 +160,9 @@ async def storage(
 
 
 def _tags(key: int) -> dict[str, Any]:
-    return {"queue": f"q{key % 1000}", "labels": {"run": str(key % 1000), "type": "1"}}
+    number = key % 1000
+    queue = f"q{number}" if number < 100 else "cpu"
+    return {"queue": queue, "labels": {"run": str(number), "type": "1"}}
 
 
 async def fill(storage: PostgresStorage) -> None:
@@ -273,6 +275,10 @@ async def read_pages(storage: PostgresStorage, n: int) -> None:
         await found(storage, order_by=order, labels=labels, statuses=finishing, limit=10)
     for more in ({}, {"after": (3000, 3000)}, {"after": (3000, 3000), "descending": True}):
         await found(storage, labels=many, limit=10, **more)
+    for order in ("start_time", "reward", "status", "rollout_id"):
+        for descending in (False, True):
+            for more in ({"labels": many}, {"queues": frozenset({"cpu"})}, {"statuses": finishing}):
+                await found(storage, order_by=order, descending=descending, limit=10, **more)
     await found(storage, labels=labels, rollout_ids=ids, limit=10)
     await found(storage, failure_contains="x", statuses=statuses, limit=10)
     await found(storage, failure_contains="x", labels=labels, limit=10)

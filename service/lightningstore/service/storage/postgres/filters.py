@@ -8,9 +8,9 @@ filter selects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from lightningstore.service.rules.filters import COLUMNS, rewards_left
 from lightningstore.service.rules.rows import GroupQuery, RolloutQuery
@@ -21,6 +21,11 @@ from lightningstore.service.storage.postgres.database import READS
 TEXTS = frozenset(
     {"rollout_id", "group_id", "resources_id", "latest_attempt_id", "queue", "reward"}
 )
+_UNIQUE = ("key", "rollout_id")
+#: Rows of an order among which a page is looked for before all matches are sorted.
+FIRST_ROWS = 10_000
+#: Name and value.
+Label: TypeAlias = tuple[str, str]
 #: How a namespace is read in the order of a column and the key.
 _ORDERED = {
     "key": "ns = $1",
@@ -77,8 +82,8 @@ LOADED = {
 class _Text:
     """A query under construction, with its parameters from `$2` on."""
 
-    def __init__(self, query: RolloutQuery, *columns: str) -> None:
-        """Take the query. `columns` are returned in addition to those that it is ordered by."""
+    def __init__(self, query: RolloutQuery, *columns: str, leader: Label | None = None) -> None:
+        """Take the query. `columns` are returned in addition to those that it is ordered by. `leader`: see `page`."""
         self.query = query
         self.parameters: list[Any] = []
         self._columns = tuple(dict.fromkeys(("key", query.order_by, *columns)))
@@ -90,7 +95,7 @@ class _Text:
             "group_id": _encoded(query.group_ids),
             "queue": _encoded(query.queues),
         }
-        self._labels = sorted(query.labels)
+        self._labels = sorted(query.labels, key=lambda label: (label != leader, label))
         self._tested = [column for column, values in self._values.items() if values]
         if query.rollout_id_contains:
             self._tested.append("contains")
@@ -134,6 +139,29 @@ class _Text:
             f"({self._test(column)})" for column in self._tested
         )
         return f"({joined})" if joined else "TRUE"
+
+    def sorted_by(self) -> list[str] | None:
+        """Return the columns by whose values rows are read, to be sorted then; None if nothing is sorted.
+
+        Empty if rows are read by a label.
+        """
+        query, order = self.query, self.query.order_by
+        if order not in _ORDERED or order == "key":
+            return None
+        if order == "reward" and query.reward_range is not None:
+            return None
+        if query.led_by_label:
+            return []
+        if query.any_of or query.completed is not None or self.is_led:
+            return None
+        columns = [c for c in ("status", "queue") if c in self._tested and self._has_index(c)]
+        return [column for column in columns if column != order] or None
+
+    def counts(self, columns: Sequence[str], most: int) -> Iterator[tuple[str, list[Any]]]:
+        """Yield queries that count the rows with the values of each column, up to a number, and their parameters."""
+        for column in columns:
+            kind, test = _VALUED[column]
+            yield READS["value_count"].format(kind=kind, test=test), [self._values[column], most]
 
     @property
     def is_led(self) -> bool:
@@ -223,15 +251,18 @@ class _Text:
         )
 
 
-def matching(query: RolloutQuery) -> tuple[str, list[Any]]:
-    """Return keys and statuses of all rows that match, as a subquery, and its parameters."""
-    text = _Text(replace(query, order_by="key"), "status")
+def matching(query: RolloutQuery, leader: Label | None) -> tuple[str, list[Any]]:
+    """Return keys and statuses of all rows that match, as a subquery, and its parameters. `leader`: see `page`."""
+    text = _Text(replace(query, order_by="key"), "status", leader=leader)
     return text.source("TRUE", ""), text.parameters
 
 
-def chosen(query: RolloutQuery) -> tuple[str, str, list[Any]]:
-    """Return the finished rollouts that match, with all columns: the source, a condition, and the parameters."""
-    text = _Text(replace(query, order_by="key"))
+def chosen(query: RolloutQuery, leader: Label | None) -> tuple[str, str, list[Any]]:
+    """Return the finished rollouts that match, with all columns: the source, a condition, and the parameters.
+
+    `leader`: see `page`.
+    """
+    text = _Text(replace(query, order_by="key"), leader=leader)
     if text.is_led:
         source = READS["series_source"].format(source=text.source("TRUE", ""))
         return source, "completion_number > 0", text.parameters
@@ -264,27 +295,66 @@ def groups(query: GroupQuery) -> tuple[str, list[Any]]:
     )
 
 
-def page(query: RolloutQuery) -> tuple[str, str, list[Any]]:
-    """Return one page: a subquery, its order with limit and offset, and the parameters."""
-    text = _Text(query)
-    sign, direction = ("<", "DESC") if query.descending else (">", "ASC")
-    column = query.order_by
-    is_unique = column in ("key", "rollout_id")
-    place = "TRUE"
-    if query.after is not None:
-        value, key = query.after
-        if column == "key":
-            value = key
-        elif column in TEXTS:
-            value = value.encode()
-        if is_unique:
-            place = f"{column} {sign} {text.mark(value)}"
-        else:
-            place = f"({column}, key) {sign} ({text.mark(value)}, {text.mark(key)})"
-    order = f"ORDER BY {column} {direction}{'' if is_unique else f', key {direction}'}"
+def page(query: RolloutQuery, leader: Label | None) -> tuple[str, str, list[Any]]:
+    """Return one page: a subquery, its order with limit and offset, and the parameters.
+
+    Args:
+        query: The page.
+        leader: The one of several labels by which rows are read; None: the first one.
+
+    """
+    text = _Text(query, leader=leader)
+    place, order = _place(text), _order(query)
     source = text.source(place, f"{order} LIMIT {text.mark(query.limit + query.skip)}")
-    last = f"LIMIT {text.mark(query.limit)} OFFSET {text.mark(query.skip)}"
-    return source, f"{order} {last}", text.parameters
+    return source, f"{order} {_limit(text)}", text.parameters
+
+
+def counts(query: RolloutQuery, most: int) -> list[tuple[str, list[Any]]] | None:
+    """Return queries that count the rows with each filter by which a page is read and then sorted, up to a number.
+
+    None if the page is not sorted. Labels are counted by `label_counts`.
+    """
+    text = _Text(query)
+    columns = text.sorted_by()
+    return None if columns is None else list(text.counts(columns, most))
+
+
+def among_first(query: RolloutQuery) -> tuple[str, str, list[Any]]:
+    """Return the part of a page, in the form of `page`, that is among the first rows of its order.
+
+    A page of a filter that many rollouts match is among them, and need not be found by sorting all matches.
+    """
+    text, order = _Text(query), _order(query)
+    first = f"{_ORDERED[query.order_by]} AND {_place(text)} {order} LIMIT {FIRST_ROWS}"
+    rows = f"(SELECT * FROM ls_rollouts WHERE {first}) f"
+    source = f"(SELECT * FROM {rows} WHERE {text.condition()}) r"
+    return source, f"{order} {_limit(text)}", text.parameters
+
+
+def _place(text: _Text) -> str:
+    """Return the condition for the position of a page."""
+    query = text.query
+    if query.after is None:
+        return "TRUE"
+    column, sign = query.order_by, "<" if query.descending else ">"
+    value, key = query.after
+    if column == "key":
+        value = key
+    elif column in TEXTS:
+        value = value.encode()
+    if column in _UNIQUE:
+        return f"{column} {sign} {text.mark(value)}"
+    return f"({column}, key) {sign} ({text.mark(value)}, {text.mark(key)})"
+
+
+def _order(query: RolloutQuery) -> str:
+    direction = "DESC" if query.descending else "ASC"
+    key = "" if query.order_by in _UNIQUE else f", key {direction}"
+    return f"ORDER BY {query.order_by} {direction}{key}"
+
+
+def _limit(text: _Text) -> str:
+    return f"LIMIT {text.mark(text.query.limit)} OFFSET {text.mark(text.query.skip)}"
 
 
 def _encoded(texts: Iterable[str]) -> list[bytes]:

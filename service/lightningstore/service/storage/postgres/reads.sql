@@ -38,6 +38,22 @@ FROM unnest($2::bytea[]) w (id)
 -- The places of one page of a list, without their records, so that what is skipped is not read.
 SELECT {value}, key FROM {source} {order}
 
+-- name: label_counts
+-- How many rollouts have each of some labels, up to a limit.
+SELECT (
+    SELECT count(*) FROM (
+        SELECT 1 FROM ls_labels l
+        WHERE l.ns::bigint = $1 AND l.name = w.name AND l.value = w.value LIMIT $4
+    ) few
+) FROM unnest($2::bytea[], $3::bytea[]) w (name, value)
+
+-- name: value_count
+-- How many rollouts have one of some values of a column, up to a limit.
+SELECT count(*) FROM (
+    SELECT 1 FROM unnest($2::{kind}[]) w (value)
+    CROSS JOIN LATERAL (SELECT 1 FROM ls_rollouts WHERE {test} LIMIT $3) one LIMIT $3
+) few
+
 -- name: count_rollouts
 -- How many rollouts match a filter, by status.
 SELECT status, count(*) FROM {source} GROUP BY status

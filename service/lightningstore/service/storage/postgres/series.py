@@ -7,10 +7,10 @@ from lightningstore.service.rules.series import Bucket, SeriesQuery, Summary
 from lightningstore.service.storage import packed
 from lightningstore.service.storage.postgres import filters
 from lightningstore.service.storage.postgres.database import READS
-from lightningstore.service.storage.postgres.reads import NamespaceReads
+from lightningstore.service.storage.postgres.lists import ListReads
 
 
-class SeriesReads(NamespaceReads):
+class SeriesReads(ListReads):
     """The part of a namespace's storage that reads series."""
 
     async def series_range(self, axis: str) -> tuple[int, int] | None:
@@ -20,7 +20,8 @@ class SeriesReads(NamespaceReads):
 
     async def series(self, query: SeriesQuery) -> dict[int, Summary]:
         """Return what is known of the values in each bucket that has any."""
-        source, finished, values = filters.chosen(query.rollouts)
+        leader, _ = await self._leader(query.rollouts)
+        source, finished, values = filters.chosen(query.rollouts, leader)
         first = 2 + len(values)
         limits = {"first": f"${first}", "width": f"${first + 1}", "end": f"${first + 2}"}
         values += [query.first, query.width, query.end]

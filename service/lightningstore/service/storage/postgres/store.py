@@ -353,25 +353,12 @@ class PostgresStorage(GroupReads, SeriesReads):
 
     async def scan_rollouts(self, query: RolloutQuery) -> AsyncIterator[LoadedRollout]:
         """Yield matching rollouts."""
-        is_text = query.order_by in filters.TEXTS
-
-        async def find(page: RolloutQuery) -> list[tuple[Any, int]]:
-            source, order, parameters = filters.page(page)
-            parts = {"value": page.order_by, "source": source, "order": order}
-            rows = await self._scan(READS["scan_rollouts"].format(**parts), *parameters)
-            return [(value.decode() if is_text else value, key) for value, key in rows]
 
         def load(keys: list[int]) -> AsyncIterator[LoadedRollout]:
             return self._latest(keys, inputs=query.inputs)
 
-        async for loaded in pages.filled(query, find, load):
+        async for loaded in pages.filled(query, self._places, load):
             yield loaded
-
-    async def count_rollouts(self, query: RolloutQuery) -> dict[int, int]:
-        """Return how many match, by status."""
-        source, parameters = filters.matching(query)
-        text = READS["count_rollouts"].format(source=source)
-        return dict(map(tuple, await self._scan(text, *parameters)))
 
     async def group_members(self, group_id: str) -> list[str]:
         """Return the ids of the group's rollouts in enqueue order."""
