@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from lightningstore.client import (
+    AsyncLightningStore,
     InvalidArgumentError,
     LightningStoreError,
     NotFoundError,
     ResourceExhaustedError,
 )
+from lightningstore.client._calls.call import Call
 from lightningstore.v1.rollout_pb2 import EnqueueRolloutsRequest, RolloutSpec
 from lightningstore.v1.span_pb2 import SpanBatch
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
@@ -45,10 +47,21 @@ async def limited(way: str, tmp_path: Path) -> AsyncIterator[Opener]:
         await world.stop()
 
 
+def hasty(store: AsyncLightningStore) -> AsyncLightningStore:
+    """Return a client that sends each call once, and a stream too: the retry delay is longer than its timeout."""
+    once = store.with_timeout(0.4)
+
+    async def send(call: Call[Any]) -> Any:
+        return call.shape(await once._transport.unary(call.method, call.request, 30))
+
+    once._send = send  # type: ignore[method-assign]
+    return once
+
+
 @contextmanager
 def impatient(world: World) -> Iterator[None]:
-    """Have errors with a retry delay raised at once: it is longer than the call may take."""
-    patient, world.store = world.store, world.store.with_timeout(0.4)
+    """Have errors with a retry delay raised at once."""
+    patient, world.store = world.store, hasty(world.store)
     try:
         yield
     finally:
@@ -277,16 +290,16 @@ async def test_slow_disk_refuses_unary_writes_and_slows_streams_down(
             yield heavy(batch(*ids, "a"), 200 * 1024)
 
     ingest = asyncio.create_task(world.store.with_timeout(30).ingest_spans(batches()))
-    hasty = world.store.with_timeout(0.4)
+    once = hasty(world.store)
     committer = world.service.engine.committer
     while committer.pending_bytes <= MIB:  # pytest's own timeout ends it
         await asyncio.sleep(0)
     for write in (
-        hasty.add_spans(batch(*ids, "b")),
-        hasty.enqueue_rollout(1),
-        hasty.dequeue_rollouts(1),
-        hasty.add_resources({}),
-        hasty.allocate_sequence_ids([(*ids, 1)]),
+        once.add_spans(batch(*ids, "b")),
+        once.enqueue_rollout(1),
+        once.dequeue_rollouts(1),
+        once.add_resources({}),
+        once.allocate_sequence_ids([(*ids, 1)]),
     ):
         with pytest.raises(ResourceExhaustedError) as caught:
             await write

@@ -34,7 +34,7 @@ class Running:
             self.error = error
 
     def join(self) -> None:
-        self._thread.join(20)
+        self._thread.join(30)
         assert not self._thread.is_alive()
 
     def stop(self) -> None:
@@ -47,7 +47,7 @@ class Running:
 
 def results(store: LightningStore, *rollouts: Rollout) -> list[Rollout]:
     """Return rollouts when they have finished, in the order given."""
-    stream = store.wait_for_rollouts([r.rollout_id for r in rollouts], timeout=15)
+    stream = store.wait_for_rollouts([r.rollout_id for r in rollouts], timeout=30)
     found = {rollout.rollout_id: rollout for rollout in stream}
     assert not stream.open_rollout_ids
     return [found[rollout.rollout_id] for rollout in rollouts]
@@ -55,12 +55,9 @@ def results(store: LightningStore, *rollouts: Rollout) -> list[Rollout]:
 
 def ended(store: LightningStore, rollout: Rollout, attempt_id: str = "latest") -> Any:
     """Return an attempt when it has ended."""
-    for _ in range(500):
-        attempt = store.get_attempt(rollout.rollout_id, attempt_id)
-        if attempt.end_time is not None:
-            return attempt
-        time.sleep(0.01)
-    raise AssertionError(attempt)
+    while (attempt := store.get_attempt(rollout.rollout_id, attempt_id)).end_time is None:
+        time.sleep(0.01)  # pytest's own timeout ends it
+    return attempt
 
 
 def plain(reward: Any = None) -> Any:

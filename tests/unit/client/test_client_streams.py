@@ -177,7 +177,7 @@ async def test_a_stream_that_stays_away_is_given_up(kind: str, server: FakeServe
         yield
 
     server.on["WatchRollouts"] = handle
-    twin = Twin(kind, server.address, timeout=1.0)
+    twin = Twin(kind, server.address, timeout=2.0)
     with pytest.raises(UnavailableError):
         await twin.next(twin.client.watch_rollouts())
     assert len(server.requests("WatchRollouts")) > 1
@@ -336,12 +336,13 @@ async def test_slow_batches_of_the_caller_are_no_stall(twin: Twin, server: FakeS
     server.on["IngestSpans"] = take_all
 
     def slow() -> Iterator[SpanBatch]:
-        for batch in batches(3):
-            time.sleep(0.2)
-            yield batch
+        first, second = batches(2)
+        yield first
+        time.sleep(2.2)
+        yield second
 
-    result = await twin.client_with_timeout(0.3).call("ingest_spans", slow())
-    assert result.accepted_count == 3
+    result = await twin.client_with_timeout(2.0).call("ingest_spans", slow())
+    assert result.accepted_count == 2
 
 
 async def test_upload_ends_when_its_connection_is_closed_before_it_is_made() -> None:
@@ -351,4 +352,4 @@ async def test_upload_ends_when_its_connection_is_closed_before_it_is_made() -> 
         await asyncio.sleep(0.02)
         await store.close()
         with pytest.raises(CancelledCallError):
-            await asyncio.wait_for(upload, 5)
+            await asyncio.wait_for(upload, 30)

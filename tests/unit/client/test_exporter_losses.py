@@ -34,7 +34,7 @@ def test_every_text_of_a_span_arrives_as_valid_utf8(
     span.end()
     exporter = make()
     exporter.export([span])
-    assert exporter.force_flush(5000)
+    assert exporter.force_flush(30_000)
     [batch] = sink.batches
     [stored] = batch.spans
     values = {pair.key: pair.value for pair in stored.attributes}
@@ -74,7 +74,7 @@ def test_spans_whose_ids_are_taken_are_told_and_no_other_is_sent_again(
     server.on["IngestSpans"] = ingest
     exporter = make(delay=60.0)
     exporter.export(finished("a", "b", "c"))
-    assert exporter.force_flush(5000)
+    assert exporter.force_flush(30_000)
     assert streams == [3]
     assert exporter.dropped_count == 2
     assert "dropped 2 span(s): rejected by the server: another span has the id" in caplog.text
@@ -90,7 +90,7 @@ def test_refusals_without_a_reason_are_counted(
     server.on["IngestSpans"] = ingest
     exporter = make()
     exporter.export(finished("a", "b"))
-    assert exporter.force_flush(5000)
+    assert exporter.force_flush(30_000)
     assert exporter.dropped_count == 2
     assert "without a reason" in caplog.text
 
@@ -132,7 +132,7 @@ def test_attributes_that_a_limit_has_cut_are_told(
 ) -> None:
     exporter = make()
     exporter.export(finished("long", attributes={f"k{n}": n for n in range(130)}))
-    assert exporter.force_flush(5000)
+    assert exporter.force_flush(30_000)
     assert sink.names() == ["long"]
     assert "cut 1 span(s): 'long' has more attributes" in caplog.text
 
@@ -142,7 +142,7 @@ def test_spans_of_no_attempt_are_dropped_and_counted(
 ) -> None:
     exporter = make(rollout_id="", attempt_id="")
     exporter.export(finished("a", "b"))
-    assert exporter.force_flush(5000)
+    assert exporter.force_flush(30_000)
     assert exporter.dropped_count == 2
     assert len(caplog.records) == 1
     assert "no rollout id and attempt id" in caplog.text
@@ -161,11 +161,11 @@ def test_beyond_the_buffer_spans_are_dropped_with_one_counted_warning(
     assert len([r for r in caplog.records if "buffer" in r.getMessage()]) == 1
     assert exporter.sent_count("ro-1", "at-1") == 100
     server.start()
-    assert exporter.force_flush(10_000)
+    assert exporter.force_flush(30_000)
     # The oldest stay: they may be on their way already.
     assert sink.names() == [str(number) for number in range(100 - dropped)]
     exporter.export(finished("after"))
-    assert exporter.force_flush(5000)
+    assert exporter.force_flush(30_000)
     assert "after" in sink.names()
 
 
@@ -175,7 +175,7 @@ def test_a_span_over_the_limit_is_dropped_alone(
     exporter = make(max_span_bytes=1000)
     exporter.export(finished("small", "also small"))
     exporter.export(finished("large", attributes={"text": "x" * 1000}))
-    assert exporter.force_flush(5000)
+    assert exporter.force_flush(30_000)
     assert sink.names() == ["small", "also small"]
     assert exporter.dropped_count == 1
     [record] = caplog.records

@@ -73,15 +73,15 @@ def export(name):
 def child():
     export("child")
     assert exporter.sent_count(attempt.rollout_id, attempt.attempt_id) == 1
-    assert exporter.force_flush(5000)
+    assert exporter.force_flush(30_000)
 
 export("first")
-assert exporter.force_flush(5000)
+assert exporter.force_flush(30_000)
 export("parent")
 with exporter._changed:  # as if its thread was at it
     pid = fork(child)
 assert wait([pid]) == [0]
-assert exporter.force_flush(5000)
+assert exporter.force_flush(30_000)
 names = sorted(s.name for s in LightningStore(address).query_spans(attempt.rollout_id))
 assert names == ["child", "first", "parent"], names
 """

@@ -29,16 +29,16 @@ from .fakes import FakeServer, Fault, RealServer, grpc, unavailable
 from .runners import Holding, Start, plain, results
 
 
-def block_thread(seconds: float) -> Any:
+def block_thread(released: threading.Event) -> Any:
     def agent(*_: Any) -> None:
-        time.sleep(seconds)
+        released.wait(50)
 
     return agent
 
 
-def block_loop(seconds: float) -> Any:
+def block_loop(released: threading.Event) -> Any:
     async def agent(*_: Any) -> None:
-        time.sleep(seconds)  # noqa: ASYNC251
+        released.wait(50)
 
     return agent
 
@@ -47,22 +47,37 @@ def block_loop(seconds: float) -> Any:
 def test_heartbeats_go_out_however_stuck_the_function_is(
     store: LightningStore, start: Start, blocking: Any
 ) -> None:
-    rollout = store.enqueue_rollout(1, config=RolloutConfig(unresponsive_timeout=0.4))
-    start(blocking(1.5), max_rollouts=1).join()
+    released, seen = threading.Event(), set[float | None]()
+    rollout = store.enqueue_rollout(1, config=RolloutConfig(unresponsive_timeout=30))
+    running = start(blocking(released), max_rollouts=1, heartbeat_period=0.05)
+    while len(seen) < 6:  # pytest's own timeout ends it
+        seen |= {attempt.last_heartbeat_time for attempt in store.list_attempts(rollout.rollout_id)}
+        time.sleep(0.01)
+    released.set()
+    running.join()
     [done] = results(store, rollout)
     assert done.status is RolloutStatus.SUCCEEDED
     assert done.attempt_count == 1
+
+
+def test_a_short_unresponsive_timeout_shortens_the_heartbeat_period(
+    store: LightningStore, start: Start
+) -> None:
+    holding = Holding()
+    store.enqueue_rollout(1, config=RolloutConfig(unresponsive_timeout=6))
+    running = start(holding, heartbeat_period=60.0)
+    assert holding.begun.wait(30)
+    assert running.runner._heartbeats._interval() == 2.0
+    running.stop()
+    assert running.runner._heartbeats._interval() == 60.0
 
 
 def test_the_worker_tells_about_itself(store: LightningStore, start: Start) -> None:
     holding = Holding()
     store.enqueue_rollout(1)
     start(holding, worker_id="teller", concurrency=3, heartbeat_period=0.05)
-    assert holding.begun.wait(10)
-    for _ in range(500):
-        stats = store.get_worker("teller").stats
-        if stats and stats["running"] == 1:
-            break
+    assert holding.begun.wait(30)
+    while not (stats := store.get_worker("teller").stats) or stats["running"] != 1:
         time.sleep(0.01)
     assert stats == {"running": 1, "finished": 0, "concurrency": 3, "dropped_spans": 0}
 
@@ -71,7 +86,7 @@ def test_stop_finishes_what_runs_and_claims_no_more(store: LightningStore, start
     holding = Holding()
     first, second = store.enqueue_rollouts([{"input": 1}, {"input": 2}])
     running = start(holding)
-    assert holding.begun.wait(10)
+    assert holding.begun.wait(30)
     running.runner.stop()
     assert not holding.contexts[0].cancelled.is_set()
     holding.go.set()
@@ -84,7 +99,7 @@ def test_a_second_stop_cancels_what_runs(store: LightningStore, start: Start) ->
     holding = Holding()
     rollout = store.enqueue_rollout(1)
     running = start(holding)
-    assert holding.begun.wait(10)
+    assert holding.begun.wait(30)
     running.stop()
     attempt = store.get_attempt(rollout.rollout_id)
     assert attempt.failure == Failure("Cancelled", "the runner stops")
@@ -99,22 +114,18 @@ def test_a_function_that_does_not_end_is_left_behind(store: LightningStore, star
 
     rollout = store.enqueue_rollout(1)
     running = start(stubborn, grace=0.1)
-    assert begun.wait(10)
+    assert begun.wait(30)
     running.stop()
     assert store.get_attempt(rollout.rollout_id).status is AttemptStatus.FAILED
     release.set()
 
 
 def test_an_idle_runner_stops_at_once(store: LightningStore, start: Start) -> None:
-    running = start(plain(), worker_id="idle", poll_wait=30.0)
-    for _ in range(500):
-        if store.get_statistics().waiter_count:
-            break
+    running = start(plain(), worker_id="idle", poll_wait=300.0)
+    while not store.get_statistics().waiter_count:  # pytest's own timeout ends it
         time.sleep(0.01)
-    began = time.monotonic()
     running.runner.stop()
-    running.join()
-    assert time.monotonic() - began < 5
+    running.join()  # in less time than a poll takes
     assert running.error is None
 
 
@@ -172,7 +183,7 @@ def test_no_claim_and_no_result_is_lost_when_the_server_crashes(
         rollouts = store.enqueue_rollouts([{"input": n} for n in range(60)])
         running = start(agent, address=real.address, concurrency=4, max_rollouts=60)
         for _ in range(2):
-            assert crash.wait(15)
+            assert crash.wait(30)
             crash.clear()
             real.kill()
             real.start()
@@ -198,9 +209,7 @@ def test_a_claim_whose_answer_was_lost_is_asked_for_again(server: FakeServer, st
 
     server.on["DequeueRollouts"] = handle
     running = start(plain(), address=server.address, worker_id="w", poll_wait=7.0)
-    for _ in range(500):
-        if len(server.requests("DequeueRollouts")) > 4:
-            break
+    while len(server.requests("DequeueRollouts")) < 5:
         time.sleep(0.01)
     running.stop()
     requests = server.requests("DequeueRollouts")
@@ -215,7 +224,7 @@ def test_what_a_poll_had_claimed_at_the_stop_is_worked_on(server: FakeServer, st
     def poll(request: Any) -> Any:
         if not polling.is_set():
             polling.set()
-            over.wait(10)  # the claim is made, and its answer is never read
+            over.wait(30)  # the claim is made, and its answer is never read
         attempt = {"rollout_id": "ro-1", "attempt_id": "at-1", "status": 1}
         return claim_pb2.DequeueRolloutsResponse(
             rollouts=[
@@ -225,13 +234,14 @@ def test_what_a_poll_had_claimed_at_the_stop_is_worked_on(server: FakeServer, st
 
     server.on["DequeueRollouts"] = poll
     running = start(lambda *_: worked.set(), address=server.address, outage=0.1)
-    assert polling.wait(10)
+    assert polling.wait(30)
     running.runner.stop()
-    assert worked.wait(10)
+    assert worked.wait(30)
     over.set()
     running.stop()
-    first, second = server.requests("DequeueRollouts")
-    assert first == second
+    first, *more = server.requests("DequeueRollouts")
+    assert more
+    assert all(again == first for again in more)  # a busy server may be asked three times
 
 
 def test_an_error_that_waiting_does_not_mend_ends_the_runner(
@@ -290,12 +300,14 @@ def test_signals_stop_it_gently_and_twice_at_once(
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline() == "begun\n"
+        lines = [process.stderr.readline()]
         for number in signals:
             process.send_signal(number)
-            time.sleep(0.1)  # two that come together count as one
+            lines.append(process.stderr.readline())  # two that come together count as one
         assert process.stdout.read() == "ended\n"
-        assert process.wait(10) == 0
-        _, *said = [line.partition(": ")[2] for line in process.stderr.read().splitlines()]
+        assert process.wait(30) == 0
+        lines += process.stderr.read().splitlines()
+        _, *said = [line.strip().partition(": ")[2] for line in lines]
     assert said[0] == "claiming no more, finishing 1 attempt; a second signal cancels them"
     assert said[1:-1] == ["cancelling 1 attempt, for up to 1 s"] * (len(signals) - 1)
     assert said[-1] == "stopped, 1 attempt finished"
