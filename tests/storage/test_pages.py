@@ -24,6 +24,7 @@ from lightningstore.service.storage.postgres import lists as postgres_lists
 from lightningstore.service.storage.postgres.database import Database
 from lightningstore.service.storage.postgres.store import PostgresStorage
 from lightningstore.service.storage.sqlite import filters, series
+from lightningstore.service.storage.sqlite import lists as sqlite_lists
 from lightningstore.service.storage.sqlite.store import SqliteStorage
 from lightningstore.service.storage.testing.records import put, rollout
 from lightningstore.v1.rollout_pb2 import ROLLOUT_STATUS_FAILED
@@ -120,6 +121,7 @@ async def test_pages_hold_each_match_once_in_order(
         for few in (0, 20, 10_000):
             monkeypatch.setattr(filters, "FIRST_ROWS", few)
             monkeypatch.setattr(postgres_filters, "FIRST_ROWS", few)
+            monkeypatch.setattr(sqlite_lists, "COUNTED_ROLLOUTS", 1)
             monkeypatch.setattr(postgres_lists, "COUNTED_ROLLOUTS", 1)
             monkeypatch.setattr(memory_lists, "SORTED_AT_ONCE", few)
             monkeypatch.setattr(memory_lists, "SCAN_AT_ONCE", few or 10)

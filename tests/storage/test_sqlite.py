@@ -228,6 +228,12 @@ async def labelled_at(storage: SqliteStorage, at: int) -> Any:
     return [row async for row in storage.scan_rollouts(labelled(at))]
 
 
+async def with_rare_label_at(storage: SqliteStorage, at: int) -> Any:
+    """Return rollouts in the order of time, of which nearly no other has the label."""
+    query = RolloutQuery(labels=frozenset([("pair", str(at // 2))]), order_by="start_time")
+    return [row async for row in storage.scan_rollouts(query)]
+
+
 async def labels_counted_at(storage: SqliteStorage, at: int) -> Any:
     counts = await storage.count_rollouts(labelled(at))
     return range(sum(counts.values()))
@@ -243,6 +249,7 @@ async def series_of_labels_at(storage: SqliteStorage, at: int) -> Any:
 READS = (
     finishes_at,
     labelled_at,
+    with_rare_label_at,
     labels_counted_at,
     series_of_labels_at,
     completions_at,

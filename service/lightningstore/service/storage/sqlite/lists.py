@@ -8,13 +8,15 @@ from lightningstore.service.rules.rows import RolloutQuery
 from lightningstore.service.storage.sqlite import filters
 from lightningstore.service.storage.sqlite.reader import Reader
 
-#: Rollouts with a label that are counted to find the rarest of several labels. All others are as common.
+#: Rollouts with a label that are counted to tell rare labels from common ones. More are many.
 COUNTED_ROLLOUTS = 200
 
 
 async def places(reader: Reader, query: RolloutQuery) -> list[tuple[Any, int]]:
     """Return the places of a page of rollouts: values of the column of the order, and keys."""
-    first, selected = filters.first_rows(query), filters.selection(query, led=False)
+    _, is_common = _leader(reader, query)
+    first = filters.first_rows(query) if is_common else None
+    selected = filters.selection(query, led=False)
     if first is not None and selected.parameters:
         text, place = first
         rows = await reader.scan(
@@ -43,14 +45,23 @@ async def _are_all(reader: Reader, query: RolloutQuery) -> bool:
 
 def selection(reader: Reader, query: RolloutQuery) -> filters.Selection:
     """Return source and filters of a query, led by the one of its labels that the fewest rollouts have."""
-    if len(query.labels) < 2 or not query.led_by_label:
-        return filters.selection(query)
+    leader, _ = _leader(reader, query)
+    return filters.selection(query, leader=leader)
 
-    def count(label: tuple[str, str]) -> int:
-        which = {"name": label[0], "value": label[1], "limit": COUNTED_ROLLOUTS}
-        return int(reader.read("label_count", which)[0][0])
 
-    return filters.selection(query, leader=min(sorted(query.labels), key=count))
+def _leader(reader: Reader, query: RolloutQuery) -> tuple[tuple[str, str] | None, bool]:
+    """Return the one of the labels of a query that the fewest rollouts have, and whether many have it.
+
+    None if no label leads to the rollouts.
+    """
+    if not query.led_by_label:
+        return None, True
+    counts = []
+    for name, value in sorted(query.labels):
+        which = {"name": name, "value": value, "limit": COUNTED_ROLLOUTS}
+        counts.append((int(reader.read("label_count", which)[0][0]), (name, value)))
+    count, leader = min(counts)
+    return leader, count == COUNTED_ROLLOUTS
 
 
 async def _scan(reader: Reader, query: RolloutQuery) -> list[tuple[Any, int]]:
