@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
@@ -133,10 +132,8 @@ async def test_each_rollout_serves_one_of_many_polls_in_their_order(world: World
 
 async def test_seventy_polls_end_together(world: World) -> None:
     polls = [await poll(world, limit=1, wait=0.5) for _ in range(70)]
-    began = time.perf_counter()
     await world.clock.advance(0.5)
     assert await asyncio.gather(*polls) == [[]] * 70
-    assert time.perf_counter() - began < 5
 
 
 async def test_claim_by_poll_is_what_any_claim_is(world: World) -> None:

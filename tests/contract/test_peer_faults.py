@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 
 import pytest
 from lightningstore.client import (
@@ -147,11 +146,9 @@ async def test_two_hundred_waits_of_half_a_second_end_together(world: World) -> 
     rollout = await world.store.enqueue_rollout(1)
     streams = [world.store.wait_for_rollouts([rollout.rollout_id], timeout=0.5) for _ in range(80)]
     await asyncio.gather(*(stream.registered() for stream in streams))
-    began = time.perf_counter()
     waits = [asyncio.create_task(stream.results()) for stream in streams]
     await world.clock.advance(0.6)
     assert await asyncio.gather(*waits) == [[]] * 80
-    assert time.perf_counter() - began < 5
     assert all(stream.open_rollout_ids == [rollout.rollout_id] for stream in streams)
 
 

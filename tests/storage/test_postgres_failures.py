@@ -189,14 +189,14 @@ async def test_transaction_on_a_half_open_connection_is_given_up(
                 await asyncio.to_thread(proxy.abandon)
             return await connection.fetchval("SELECT 1")
 
-    async with asyncio.timeout(5):
-        assert await used.run(work, link.in_seconds(5)) == 1
+    async with asyncio.timeout(30):
+        assert await used.run(work, link.in_seconds(30)) == 1
     endless = asyncio.create_task(
         used.run(lambda c, _: c.execute("SELECT pg_sleep(60)"), link.in_seconds(5))
     )
     await asyncio.sleep(0.1)
     await asyncio.to_thread(proxy.abandon)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await used.close()
     with pytest.raises(StorageFailed):
         await endless
@@ -213,8 +213,9 @@ async def test_calls_that_queued_behind_one_without_an_answer_fail_with_it(
         tries.append(1)
         await connection.execute("SELECT pg_sleep(60)")
 
+    await used.run(lambda c, _: c.execute("SELECT 1"), link.in_seconds(30))  # it is connected
     calls = [used.run(work, link.in_seconds(0.2)) for _ in range(20)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         ends = await asyncio.gather(*calls, return_exceptions=True)
     assert {type(end) for end in ends} == {StorageFailed}
     assert len(tries) == 1
