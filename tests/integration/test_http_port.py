@@ -260,7 +260,7 @@ async def test_client_that_leaves_ends_its_call(world: World) -> None:
         while len(world.service.engine.polls) != 1 or waiters.count != 1:
             await asyncio.sleep(0.01)
         poll.cancel()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while len(world.service.engine.polls) or waiters.count:
             await asyncio.sleep(0.01)
     await world.store.enqueue_rollout({})  # which the poll that has gone does not claim
@@ -268,13 +268,19 @@ async def test_client_that_leaves_ends_its_call(world: World) -> None:
 
 
 async def test_deadline_ends_a_call_that_waits(world: World) -> None:
-    timeout = {"Connect-Timeout-Ms": "200"}
-    async with stream(port_of(world), "WatchRollouts", **timeout) as found:
-        _, last = await asyncio.wait_for(found.rest(), 5)
+    async with stream(port_of(world), "WatchRollouts", **{"Connect-Timeout-Ms": "200"}) as found:
+        _, last = await asyncio.wait_for(found.rest(), 30)
     assert reason_of(last["error"]) == ("deadline_exceeded", "")
-    request = {"workerId": "w", "limit": 1, "wait": "30s"}
-    answer = await asyncio.wait_for(call(port_of(world), "DequeueRollouts", request, **timeout), 5)
-    assert (answer.status, answer.body) == (200, b"{}")  # A claim ends before its deadline.
+    request, timeout = (
+        {"workerId": "w", "limit": 1, "wait": "300s"},
+        {"Connect-Timeout-Ms": "20000"},
+    )
+    claim = asyncio.create_task(call(port_of(world), "DequeueRollouts", request, **timeout))
+    while not claim.done():  # A claim ends before its deadline, by the clock of the store.
+        await world.advance(0.5)
+        await asyncio.sleep(0.01)
+    answer = await claim
+    assert (answer.status, answer.body) == (200, b"{}")
     assert world.service is not None
     assert not len(world.service.engine.polls)
 
@@ -292,7 +298,7 @@ async def test_shutdown_ends_waits_with_a_reason(world: World) -> None:
     async with stream(port_of(world), "WatchRollouts") as found:
         await found.next()
         stopping = asyncio.create_task(world.server.stop(5))
-        _, last = await asyncio.wait_for(found.rest(), 5)
+        _, last = await asyncio.wait_for(found.rest(), 30)
         assert reason_of(last["error"]) == ("unavailable", "SHUTTING_DOWN")
         assert await stopping
 

@@ -245,10 +245,10 @@ async def test_health_is_not_serving_while_calls_drain(
     watch = stub.Watch(health_pb2.HealthCheckRequest(service=service))
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     stopping = asyncio.create_task(world.server.stop(5))
-    answer = await asyncio.wait_for(watch.read(), 5)
+    answer = await asyncio.wait_for(watch.read(), 30)
     assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
     watch.cancel()
-    await asyncio.wait_for(stopping, 10)
+    await asyncio.wait_for(stopping, 30)
     world.server = world.service = None
 
 
@@ -263,10 +263,10 @@ async def test_shutdown_ends_waits_and_answers_long_polls(world: World) -> None:
     await watch.registered()
     while (await world.store.get_statistics()).waiter_count < 3:
         await asyncio.sleep(0)
-    await asyncio.wait_for(world.server.stop(5), 10)
+    await asyncio.wait_for(world.server.stop(5), 30)
     world.server = world.service = None
-    assert await asyncio.wait_for(poll, 5) == []
+    assert await asyncio.wait_for(poll, 30) == []
     for stream in (wait, watch):
         with pytest.raises(UnavailableError):
-            await asyncio.wait_for(stream.__anext__(), 5)
+            await asyncio.wait_for(stream.__anext__(), 30)
     await store.close()
