@@ -33,7 +33,7 @@ MAX_MESSAGE_BYTES = 64 * MIB + MIB
 #: Milliseconds between pings on a connection, and until an unanswered one ends it.
 KEEPALIVE_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 10_000
-#: Minimum and maximum milliseconds between two tries to connect.
+#: Minimum and maximum milliseconds between two tries to connect. A try may take the maximum.
 MIN_RECONNECT_MS = 100
 MAX_RECONNECT_MS = 2_000
 
@@ -72,7 +72,8 @@ def options() -> list[tuple[str, Any]]:
         ("grpc.http2.max_pings_without_data", 0),
         # Reconnect to a restarted server within seconds. gRPC's default is two minutes.
         ("grpc.initial_reconnect_backoff_ms", MIN_RECONNECT_MS),
-        ("grpc.min_reconnect_backoff_ms", MIN_RECONNECT_MS),
+        # The time that a try may take, in spite of its name: a distant or busy server needs more than the minimum.
+        ("grpc.min_reconnect_backoff_ms", MAX_RECONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MS),
         # Each client of a process has its own connection: closing one client must not affect another, and a
         # connection has at most a hundred streams.
