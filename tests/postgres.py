@@ -6,12 +6,11 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +19,8 @@ import asyncpg
 import pytest
 from lightningstore.service.storage.postgres.link import boot_seconds
 from lightningstore.service.storage.postgres.store import PostgresStorage
+
+from tests.ports import port_of, reserve
 
 #: Account that runs the server where the tests run as root, which PostgreSQL refuses.
 ACCOUNT = "postgres"
@@ -46,8 +47,8 @@ class PostgresServer:
     def __init__(self, programs: Path, folder: Path) -> None:
         self.programs, self.folder = programs, folder
         self.data = folder / "data"
-        with closing(socket.create_server(("127.0.0.1", 0))) as listener:
-            self.port = listener.getsockname()[1]
+        self.kept = reserve()
+        self.port = port_of(self.kept)
         self.url = f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
 
     def create(self) -> None:
@@ -154,6 +155,7 @@ def running(version: str = VERSION, **settings: str) -> Iterator[PostgresServer]
             server.stop("immediate")
         except (RuntimeError, subprocess.SubprocessError):
             server.kill()
+        server.kept.close()
         shutil.rmtree(place, ignore_errors=True)
 
 

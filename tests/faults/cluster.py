@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any, Self
 import asyncpg
 
 from tests.faults.lab import COMMAND, WAIT_SECONDS
+from tests.ports import port_of, reserve
 from tests.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
@@ -40,9 +40,8 @@ class ServerProcess:
         self._variant = {"MUTANT": mutant, "LEASE_SECONDS": str(lease_seconds)}
         self._is_usual = not mutant and lease_seconds == LEASE_SECONDS
         self._log = folder / f"server-{number}.log"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.kept = reserve()
+        self.address = f"127.0.0.1:{port_of(self.kept)}"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -138,6 +137,7 @@ class ServerCluster:
             if server.is_running:
                 server.signal(signal.SIGCONT)
                 server.end(signal.SIGKILL)
+            server.kept.close()
 
     @property
     def addresses(self) -> list[str]:

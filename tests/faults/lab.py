@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import grpc
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.ports import port_of, reserve
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -41,9 +42,8 @@ class Lab:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.db = folder / "store.db"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self._kept = reserve()
+        self.port = port_of(self._kept)
         self.address = f"127.0.0.1:{self.port}"
         self._control = folder / "fault"
         self._hit = folder / "fault.hit"
@@ -57,6 +57,7 @@ class Lab:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self.kill()
+        self._kept.close()
         self._log.close()
 
     def start(

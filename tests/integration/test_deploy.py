@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from lightningstore.service.security import permissions as auth
 from lightningstore.service.security import tokens
 
 from tests.integration.process import COMMAND, ENVIRONMENT, serve
+from tests.ports import free_port
 from tests.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]
@@ -46,12 +46,6 @@ def context() -> list[str]:
 def environment() -> dict[str, str]:
     """Return the environment that the image sets."""
     return dict(pair.split("=", 1) for line in instructions("ENV") for pair in line.split())
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def test_image_copies_what_exists_and_runs_as_nobody_special() -> None:

@@ -32,6 +32,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     real.start()
     yield real
     real.stop()
+    real.kept.close()
 
 
 def agent(task: Any, resources: Any, tracer: Any, context: Any) -> float:

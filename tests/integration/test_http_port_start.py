@@ -21,6 +21,7 @@ from tests.integration.process import ENVIRONMENT, Process, run, serve
 from tests.integration.test_otlp_http import send
 from tests.integration.test_several_servers import NAMES, machine
 from tests.machines import Machines
+from tests.ports import free_port
 
 __all__ = ["machine"]
 
@@ -34,11 +35,6 @@ def taken() -> Iterator[int]:
     """Listen on a port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
-
-
-def free_port() -> int:
-    with taken() as port:
-        return port
 
 
 async def link(process: Process) -> str:
@@ -170,7 +166,9 @@ async def test_calls_are_counted_only_on_request() -> None:
 
 async def test_processes_share_the_port(tmp_path: Path) -> None:
     options = ("--data", "data", "--processes", "2", "--port", "0", "--http-port")
-    for chosen in (str(free_port()), None):
+    with taken() as free:  # and not one that is kept, which several processes cannot share
+        pass
+    for chosen in (str(free), None):
         arguments = (*options, chosen) if chosen else options[:-1]
         process = await serve(*arguments, folder=tmp_path, http=True)
         port = port_in(await link(process))

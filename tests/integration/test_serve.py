@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import re
 import signal
-import socket
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
@@ -27,6 +26,7 @@ from tests.contract.helpers import batch
 from tests.integration import unread
 from tests.integration.process import Process, run, serve
 from tests.namespaced import Caller
+from tests.ports import free_port
 
 pytestmark = pytest.mark.asyncio
 
@@ -51,12 +51,6 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     for process, store in started:
         await store.close()
         await process.stop(signal.SIGKILL)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def files(folder: Path) -> list[Path]:
@@ -290,7 +284,7 @@ async def test_port_in_use_is_refused_and_nothing_created(start: Start, tmp_path
 async def test_bad_option_is_named_in_one_line(
     tmp_path: Path, option: str, value: str, named: str
 ) -> None:
-    arguments = () if option == "--port" else ("--port", str(free_port()))
+    arguments = () if option == "--port" else ("--port", "0")
     code, out, errors = await run("serve", *arguments, option, value, folder=tmp_path)
     assert out == ""
     if option in ("--host", "--db"):  # well-formed; only the machine knows that it cannot be
@@ -329,7 +323,7 @@ async def test_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, kind: s
     path = tmp_path / "foreign.db"
     foreign(path, kind)
     before = path.read_bytes() if path.is_file() else None
-    arguments = ("serve", "--port", str(free_port()), "--db", "foreign.db")
+    arguments = ("serve", "--port", "0", "--db", "foreign.db")
     code, out, errors = await run(*arguments, folder=tmp_path)
     assert (code, out) == (1, "")
     assert "foreign.db" in one_line(errors)
@@ -339,7 +333,7 @@ async def test_foreign_file_is_refused_and_left_as_it_is(tmp_path: Path, kind: s
 
 async def test_second_server_on_the_same_file_is_refused(start: Start, tmp_path: Path) -> None:
     _, store = await start("--db", "one.db")
-    arguments = ("serve", "--port", str(free_port()), "--db", "one.db")
+    arguments = ("serve", "--port", "0", "--db", "one.db")
     code, _, errors = await run(*arguments, folder=tmp_path)
     assert code == 1
     assert "one.db" in one_line(errors)
@@ -358,7 +352,7 @@ async def test_file_of_a_newer_version_is_refused_and_left_as_it_is(
     connection.execute("PRAGMA user_version = 9999")
     connection.close()
     before = path.read_bytes()
-    arguments = ("serve", "--port", str(free_port()), "--db", "x.db")
+    arguments = ("serve", "--port", "0", "--db", "x.db")
     code, _, errors = await run(*arguments, folder=tmp_path)
     assert code == 1
     assert re.search("newer", one_line(errors))

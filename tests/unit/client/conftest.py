@@ -24,6 +24,7 @@ def server() -> Iterator[FakeServer]:
     fake.start()
     yield fake
     fake.stop()
+    fake.kept.close()
 
 
 @pytest.fixture
@@ -33,6 +34,7 @@ def real(tmp_path: Path) -> Iterator[RealServer]:
     real.start()
     yield real
     real.kill()
+    real.kept.close()
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     real.start()
     yield real
     real.kill()
+    real.kept.close()
 
 
 @pytest.fixture

@@ -18,6 +18,8 @@ from lightningstore.client._transport.methods import SERVICE
 from lightningstore.client.errors import DETAILS_KEY
 from lightningstore.v1 import completion_pb2
 
+from tests.ports import port_of, reserve
+
 
 class Seen(NamedTuple):
     """A call as the server saw it."""
@@ -68,7 +70,8 @@ class FakeServer:
     def __init__(self) -> None:
         self.on: dict[str, Callable[..., Any]] = {}
         self.seen: list[Seen] = []
-        self.port = 0
+        self.kept = reserve()
+        self.port = port_of(self.kept)
         self._lock = threading.Lock()
         self._server: grpc.Server | None = None
 
@@ -89,7 +92,7 @@ class FakeServer:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE.full_name, handlers),)
         )
-        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        server.add_insecure_port(self.address)
         server.start()
         self._server = server
 
@@ -165,7 +168,8 @@ class RealServer:
     def __init__(self, folder: Path) -> None:
         self._db = folder / "client.db"
         self._process: subprocess.Popen[str] | None = None
-        self.port = 0
+        self.kept = reserve()
+        self.port = port_of(self.kept)
 
     @property
     def address(self) -> str:
@@ -179,7 +183,7 @@ class RealServer:
             text=True,
         )
         assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
+        assert int(self._process.stdout.readline()) == self.port
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
