@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from lightningstore.client import LightningStore
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from tests.console import clock
 from tests.console.conftest import Server
@@ -109,3 +109,67 @@ def test_finish_is_shown_within_a_second(
     assert status.text_content() == before
     clock.let_pass(page, 1000)
     assert status.text_content() == after
+
+
+def test_filter_is_typed_with_pauses(server: Server, open_page: Open) -> None:
+    page = open_page(f"{server.link}/#/rollouts")
+    is_live(page)
+    group = page.get_by_label("Group")
+    group.focus()
+    for typed in ("round", "-1", "-2"):
+        page.keyboard.type(typed)
+        page.wait_for_url(f"**{typed}")  # the filter is applied after a pause
+        is_live(page)
+        expect(group).to_be_focused()
+    expect(group).to_have_value("round-1-2")
+    expect(page.locator("tbody tr")).to_have_count(4)
+    page.get_by_role("button", name="Clear filters").click()
+    expect(group).to_have_value("")
+
+
+def test_filter_that_was_not_applied_stays_on_its_page(server: Server, open_page: Open) -> None:
+    page = open_page(f"{server.link}/#/nothing")
+    page.clock.install()
+    page.goto(f"{server.link}/#/rollouts")
+    is_live(page)
+    page.get_by_label("Group").focus()
+    page.keyboard.type("round-1-2")
+    page.evaluate("window.location.hash = '#/workers'")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Workers")
+    page.clock.run_for(2000)
+    assert page.url.endswith("#/workers")
+
+
+def test_rows_of_another_filter_are_not_those_of_this_one(server: Server, open_page: Open) -> None:
+    page = open_page(f"{server.link}/#/rollouts?group=nothing")
+    expect(page.get_by_text("No rollout matches these filters.")).to_be_visible()
+    held: list[Route] = []
+    page.route("**/ListRollouts", lambda route: held.append(route))
+    page.get_by_role("button", name="Clear filters").click()
+    expect(page.get_by_role("button", name="Clear filters")).to_have_count(0)
+    # Whether there are rollouts is not known yet.
+    expect(page.locator(".empty")).to_have_count(0)
+    page.unroute("**/ListRollouts")  # sends what was held
+    expect(page.locator("tbody tr").nth(20)).to_be_visible()
+
+
+def test_page_before_is_known_after_a_rollout_was_opened(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    store.enqueue_rollouts([{"input": n, "rollout_id": f"r{n:03}"} for n in range(120)])
+    page = open_page(f"{server.link}/#/rollouts?namespace={namespace}&sort=rollout_id+asc")
+    first = page.locator("tbody tr").first
+    previous = page.get_by_role("button", name="Previous")
+    for row in ("r050", "r100"):
+        page.get_by_role("button", name="Next").click()
+        expect(first).to_contain_text(row)
+    page.get_by_role("link", name="r110").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Rollout r110")
+    page.go_back()
+    expect(first).to_contain_text("r100")
+    previous.click()
+    expect(first).to_contain_text("r050")
+    # A link that is opened cold has none before it that is known.
+    page.reload()
+    expect(first).to_contain_text("r050")
+    expect(previous).to_be_disabled()

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from lightningstore.client import Failure, LightningStore
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
+from tests.console import traced
 from tests.console.accessible import violations
 from tests.console.conftest import Server
 from tests.console.test_frame import is_live
@@ -97,6 +98,43 @@ def test_restart_of_the_server_is_shown_and_survived(tmp_path: Path, open_page: 
         expect(page.get_by_role("alert")).to_have_count(0)
     finally:
         server.stop()
+
+
+def test_view_that_was_opened_while_the_server_was_down_is_loaded(
+    tmp_path: Path, open_page: Open
+) -> None:
+    open_page.allow("ERR_")  # connections that are refused
+    server = Server(tmp_path, "--grace", "0")
+    try:
+        with LightningStore(server.address) as store:
+            traced.claimed(store, "r")
+            traced.add(store, "r", traced.plain("root", "the root", 0, 1))
+        page = open_page(f"{server.link}/#/rollout/r")
+        is_live(page)
+        server.stop()
+        expect(page.locator(".connection")).to_have_text("connection lost")
+        page.get_by_role("tab", name="Waterfall").click()
+        expect(page.get_by_role("tabpanel").get_by_text("Loading")).to_be_visible()
+        page.get_by_role("button", name="Cancel").click()
+        page.get_by_role("group").get_by_role("button", name="Cancel").click()
+        failed = page.get_by_role("alert").filter(has_text="the server was not reached")
+        expect(failed).to_be_visible()
+        server.start("--http-port", server.link.rpartition(":")[2])
+        expect(page.get_by_role("treeitem")).to_contain_text("the root")
+    finally:
+        server.stop()
+
+
+def test_server_that_hangs_is_not_live(server: Server, open_page: Open) -> None:
+    page = open_page(server.link)
+    is_live(page)
+    held: list[Route] = []
+    page.route("**/GetStatistics", lambda route: held.append(route))
+    expect(page.locator(".connection")).to_have_text("connection lost")
+    expect(page.get_by_role("alert")).to_contain_text("What is shown may be out of date")
+    page.unroute("**/GetStatistics")
+    is_live(page)
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_hostile_text_is_shown_as_text(

@@ -10,6 +10,7 @@ export function reasonOf(error: unknown): string {
 
 /** Returns what a person reads: what is wrong, and the reason that docs/errors.md lists. */
 export function inWords(error: unknown): string {
+  if (isLost(error)) return "the server was not reached";
   const { rawMessage } = ConnectError.from(error);
   const reason = reasonOf(error);
   return reason ? `${rawMessage} (${reason})` : rawMessage;
@@ -30,6 +31,11 @@ export function isLost(error: unknown): boolean {
   const { code, cause } = ConnectError.from(error);
   // A browser reports a connection that failed as a TypeError of fetch.
   return code === Code.Unavailable || (code === Code.Unknown && cause instanceof TypeError);
+}
+
+/** Whether the server has not answered in time. */
+export function isLate(error: unknown): boolean {
+  return ConnectError.from(error).code === Code.DeadlineExceeded;
 }
 
 /** Returns whether this page cancelled the call, as it does when another page is shown. */

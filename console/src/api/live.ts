@@ -3,7 +3,7 @@ import { useSignal, useSignalEffect } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import { namespace } from "../router.js";
 import { storeOf, type Store } from "./client.js";
-import { isAborted } from "./errors.js";
+import { isAborted, isLost } from "./errors.js";
 import { isWatched, pulse } from "./pulse.js";
 
 export interface Live<T> {
@@ -11,7 +11,7 @@ export interface Live<T> {
   readonly data: T | undefined;
   /** Whether `data` is still that of another key. */
   readonly stale: boolean;
-  /** The error of the last load, if it failed. */
+  /** The error of the last load, if it failed. Not while the server is not reached: the frame says so. */
   readonly error: unknown;
   /** Load again now. */
   readonly reload: () => void;
@@ -30,6 +30,8 @@ export interface LiveOptions {
 
 const SHARE = 1 / 4;
 const PAUSE_MS = 250;
+/** Minimum time between two loads that do not reach the server. */
+const LOST_PAUSE_MS = 1_000;
 
 /**
  * Loads with the store of the shown namespace. Loads anew when `key` changes, and again when the namespace has changed.
@@ -77,8 +79,11 @@ export function useLive<T>(
         const began = performance.now();
         await loadOnce();
         const spent = performance.now() - began;
-        const rest = Math.max(pauseMs, spent / share - spent);
+        const lost = isLost(state.peek().error);
+        const rest = Math.max(pauseMs, spent / share - spent, lost ? LOST_PAUSE_MS : 0);
         await new Promise((resolve) => setTimeout(resolve, rest));
+        // Where the connection is lost as a whole, the pulse tells when it is back.
+        if (lost && isWatched()) demanded = true;
       }
     })();
     const timer = setInterval(() => {
@@ -92,7 +97,8 @@ export function useLive<T>(
   }, [whole, everyMs]);
 
   useSignalEffect(() => {
-    if (pulse.value && follows) demand.current();
+    // What has failed is loaded again in any case: nothing else would ever replace an empty view.
+    if (pulse.value && (follows || state.peek().error !== undefined)) demand.current();
   });
 
   const { value } = state;
@@ -100,7 +106,7 @@ export function useLive<T>(
   return {
     data: value.data,
     stale,
-    error: stale ? undefined : value.error,
+    error: stale || isLost(value.error) ? undefined : value.error,
     reload: () => demand.current(),
   };
 }

@@ -10,12 +10,14 @@ import type {
   GetStatisticsResponse,
 } from "../gen/lightningstore/v1/statistics_pb.js";
 import { storeOf, token } from "./client.js";
-import { inWords, isAborted, isLost, needsToken } from "./errors.js";
+import { inWords, isAborted, isLate, isLost, needsToken } from "./errors.js";
 
 export type Connection = "connecting" | "connected" | "lost" | "needs token" | "refused";
 
 const PERIOD_MS = 500;
 const MAX_BACKOFF_MS = 5_000;
+/** A server that has not answered for this long is lost: one that hangs, or a network that says nothing. */
+const TIMEOUT_MS = 10_000;
 
 /** State of the connection, which the frame shows. */
 export const connection = signal<Connection>("connecting");
@@ -58,12 +60,13 @@ function pause(ms: number, signal: AbortSignal): Promise<void> {
 
 async function beat(name: string, signal: AbortSignal): Promise<void> {
   const store = storeOf(name);
+  const options = { signal, timeoutMs: TIMEOUT_MS };
   let last = "";
   let failures = 0;
   while (!signal.aborted) {
     try {
-      if (!server.peek() || failures) server.value = await store.getServerInfo({}, { signal });
-      const counters = await store.getStatistics({}, { signal });
+      if (!server.peek() || failures) server.value = await store.getServerInfo({}, options);
+      const counters = await store.getStatistics({}, options);
       const now = fingerprint(counters);
       statistics.value = counters;
       connection.value = "connected";
@@ -79,8 +82,9 @@ async function beat(name: string, signal: AbortSignal): Promise<void> {
         return; // until there is another token
       }
       failures += 1;
-      connection.value = isLost(error) ? "lost" : "refused";
-      refusal.value = isLost(error) ? "" : inWords(error);
+      const lost = isLost(error) || isLate(error);
+      connection.value = lost ? "lost" : "refused";
+      refusal.value = lost ? "" : inWords(error);
     }
     await pause(failures ? Math.min(PERIOD_MS * 2 ** failures, MAX_BACKOFF_MS) : PERIOD_MS, signal);
   }

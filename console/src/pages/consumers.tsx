@@ -90,7 +90,7 @@ function ConsumerList() {
           There are no consumers. One delivers finished rollouts or complete groups to a trainer:
         </Empty>
       )}
-      {data && <Pages next={data.nextPageToken} current={pageToken} />}
+      {data && <Pages next={data.nextPageToken} current={pageToken} stale={stale} />}
     </Page>
   );
 }
@@ -166,7 +166,7 @@ function Deliveries({ name }: { name: string }) {
           </select>
         </label>
       </form>
-      {data?.deliveries.deliveries.length === 0 && <Empty>There are none.</Empty>}
+      {data?.deliveries.deliveries.length === 0 && !stale && <Empty>There are none.</Empty>}
       {data && data.deliveries.deliveries.length > 0 && (
         <Table
           label="Deliveries"
@@ -176,7 +176,7 @@ function Deliveries({ name }: { name: string }) {
           stale={stale}
         />
       )}
-      {data && <Pages next={data.deliveries.nextPageToken} current={pageToken} />}
+      {data && <Pages next={data.deliveries.nextPageToken} current={pageToken} stale={stale} />}
     </Page>
   );
 }

@@ -80,7 +80,7 @@ function ResourcesList() {
           There are no resources. They are the prompts, weights and endpoints that agents use:
         </Empty>
       )}
-      {data && <Pages next={data.nextPageToken} current={pageToken} />}
+      {data && <Pages next={data.nextPageToken} current={pageToken} stale={stale} />}
     </Page>
   );
 }

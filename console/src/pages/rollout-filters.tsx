@@ -1,6 +1,6 @@
 // The filters of the list of rollouts: in the link, as request, and as fields.
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { useSignal } from "@preact/signals";
+import { useEffect, useRef } from "preact/hooks";
 import { statistics } from "../api/pulse.js";
 import { numberOf, words } from "../format.js";
 import {
@@ -15,6 +15,9 @@ const DEFAULT_QUEUE = "(default)";
 
 /** Names of the filters in the link. */
 const NAMES = ["status", "mode", "queue", "group", "label", "min", "max", "failure", "id"];
+
+/** Time after the last key after which a filter is applied. */
+const TYPING_MS = 500;
 
 type Filters = MessageInitShape<typeof ListRolloutsRequestSchema>;
 
@@ -135,7 +138,7 @@ function Statuses() {
 }
 
 /** A filter that is typed. The link follows half a second after the last key. */
-function Field(props: {
+export function Field(props: {
   name: string;
   title: string;
   hint?: string;
@@ -144,17 +147,30 @@ function Field(props: {
 }) {
   const { name, title, hint, options, numeric } = props;
   const inLink = route.value.params.get(name) ?? "";
-  const timer = useSignal<number | undefined>(undefined);
+  const input = useRef<HTMLInputElement>(null);
+  const timer = useRef<number | undefined>(undefined);
   const list = options && `${name}-options`;
-  const typed = (text: string, delay: number) => {
-    clearTimeout(timer.value);
-    timer.value = window.setTimeout(() => change({ [name]: text.trim() }), delay);
+  const forget = () => {
+    clearTimeout(timer.current);
+    timer.current = undefined;
   };
+  const apply = () => {
+    forget();
+    change({ [name]: input.current?.value.trim() });
+  };
+  // The link may change by itself, for example by the browser's back button. What is being typed is newer.
+  useEffect(() => {
+    const element = input.current;
+    if (element && timer.current === undefined && element.value.trim() !== inLink)
+      element.value = inLink;
+  }, [inLink]);
+  // What was not applied yet is no filter of the page that is opened next.
+  useEffect(() => forget, []);
   return (
     <label class="field">
       <span>{title}</span>
       <input
-        key={inLink}
+        ref={input}
         defaultValue={inLink}
         name={name}
         placeholder={hint}
@@ -162,8 +178,11 @@ function Field(props: {
         inputMode={numeric ? "decimal" : "text"}
         spellcheck={false}
         autoComplete="off"
-        onInput={(event) => typed(event.currentTarget.value, 500)}
-        onChange={(event) => typed(event.currentTarget.value, 0)}
+        onInput={() => {
+          clearTimeout(timer.current);
+          timer.current = window.setTimeout(apply, TYPING_MS);
+        }}
+        onChange={apply}
       />
       {options && (
         <datalist id={list}>

@@ -110,12 +110,13 @@ export function Rollouts() {
         />
       )}
       {data?.rollouts.length === 0 &&
+        !stale &&
         (isFiltered(params) ? (
           <Empty>No rollout matches these filters.</Empty>
         ) : (
           <Empty command={ENQUEUE}>There are no rollouts yet. This adds one to the queue:</Empty>
         ))}
-      {data && <Pages next={data.nextPageToken} current={pageToken} />}
+      {data && <Pages next={data.nextPageToken} current={pageToken} stale={stale} />}
     </Page>
   );
 }

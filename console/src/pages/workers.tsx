@@ -8,6 +8,7 @@ import { Json } from "../parts/json.js";
 import { Pages } from "../parts/pages.js";
 import { Table, type Column } from "../parts/table.js";
 import { href, route, setParams } from "../router.js";
+import { Field } from "./rollout-filters.js";
 
 const BY_NAME = "worker_id asc";
 const PAGE_SIZE = 100;
@@ -105,16 +106,7 @@ export function Workers() {
             ))}
           </select>
         </label>
-        <label class="field">
-          <span>Worker</span>
-          <input
-            key={contains}
-            defaultValue={contains}
-            placeholder="part of its id"
-            spellcheck={false}
-            onChange={(event) => setParams({ id: event.currentTarget.value, page: "" })}
-          />
-        </label>
+        <Field name="id" title="Worker" hint="part of its id" />
       </form>
       <ErrorNote error={error} />
       {!data && !error && <Loading />}
@@ -132,6 +124,7 @@ export function Workers() {
         />
       )}
       {data?.workers.length === 0 &&
+        !stale &&
         (chosen || contains ? (
           <Empty>No worker matches these filters.</Empty>
         ) : (
@@ -139,7 +132,7 @@ export function Workers() {
             There are no workers yet. A runner is one, and so is whoever claims a rollout by hand:
           </Empty>
         ))}
-      {data && <Pages next={data.nextPageToken} current={pageToken} />}
+      {data && <Pages next={data.nextPageToken} current={pageToken} stale={stale} />}
     </Page>
   );
 }

@@ -2,7 +2,7 @@
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { inWords, isDenied, isLost } from "../api/errors.js";
+import { inWords, isDenied } from "../api/errors.js";
 import { now, span, timeText, toMs } from "../format.js";
 
 /** A page: its heading, which is also the title of the tab, and its content. */
@@ -73,9 +73,9 @@ async function toClipboard(text: string): Promise<void> {
   area.remove();
 }
 
-/** The error of a load or of an action, in words. A lost connection is shown by the frame. */
+/** The error of a load or of an action, in words. */
 export function ErrorNote({ error }: { error: unknown }) {
-  if (error === undefined || isLost(error)) return null;
+  if (error === undefined) return null;
   return (
     <p class="note bad" role="alert">
       {isDenied(error) ? "The token does not allow this: " : ""}
