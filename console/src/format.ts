@@ -12,11 +12,12 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 export const count = (value: bigint | number): string => whole.format(value);
 
-/** Returns a reward or another measure with four digits that count. */
+/** Returns a reward or another measure with four digits that count, and all digits before the point. */
 export function measure(value: number | undefined): string {
   if (value === undefined) return "";
   if (!Number.isFinite(value)) return String(value);
-  return Number(value.toPrecision(4)).toString();
+  const digits = value === 0 ? 1 : Math.floor(Math.log10(Math.abs(value))) + 1;
+  return Number(value.toPrecision(Math.min(21, Math.max(4, digits)))).toString();
 }
 
 export function percent(share: number): string {
@@ -37,8 +38,10 @@ const UNITS = [
 
 /** Returns a span of time with two units at most: "3 min 20 s". */
 export function span(seconds: number): string {
-  if (seconds < 1) return `${Math.max(0, Math.round(seconds * 1000))} ms`;
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  const ms = Math.max(0, seconds * 1000);
+  if (ms < 9.5) return `${Number(ms.toPrecision(2))} ms`;
+  if (ms < 999.5) return `${Math.round(ms)} ms`;
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
   let rest = Math.round(seconds);
   const parts: string[] = [];
   for (const [size, unit] of UNITS) {
@@ -53,16 +56,20 @@ export function span(seconds: number): string {
 export function bytes(value: bigint | number): string {
   let size = Number(value);
   for (const unit of ["B", "KiB", "MiB", "GiB"]) {
-    if (size < 1024) return `${unit === "B" ? size : size.toPrecision(3)} ${unit}`;
+    // From 1000 on, three digits would not do.
+    if (size < (unit === "B" ? 1024 : 999.5))
+      return `${unit === "B" ? size : size.toPrecision(3)} ${unit}`;
     size /= 1024;
   }
-  return `${size.toPrecision(3)} TiB`;
+  return `${Number(size.toPrecision(3))} TiB`;
 }
 
-const moment = new Intl.DateTimeFormat("sv", { dateStyle: "short", timeStyle: "medium" });
+const moment = new Intl.DateTimeFormat("sv", { dateStyle: "short", timeStyle: "long" });
 
-/** Returns a time as "2026-11-30 14:01:02", in the zone of the browser. */
-export const timeText = (time: Timestamp): string => moment.format(toMs(time));
+/** Returns milliseconds since 1970 as "2026-11-30 14:01:02 CET", in the zone of the browser. */
+export const momentText = (ms: number): string => moment.format(ms);
+
+export const timeText = (time: Timestamp): string => momentText(toMs(time));
 
 /** Returns the word of an enum's value: "succeeded" for SUCCEEDED. Values of newer servers are numbers. */
 export function word(names: Record<number, string>, value: number): string {

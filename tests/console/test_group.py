@@ -59,8 +59,15 @@ def test_label_and_empty_group(
     server: Server, open_page: Open, store: LightningStore, namespace: str
 ) -> None:
     open_page.allow("404")  # type: ignore[attr-defined]
-    page = open_page(f"{server.link}/#/group/g?namespace={namespace}")
-    expect(page.locator(".empty")).to_contain_text("lightningstore enqueue --group")
+    # An id may come from anywhere. The command passes it on, and does nothing else with it.
+    page = open_page(f"{server.link}/#/group/$(id)'%22?namespace={namespace}")
+    command = page.locator(".command pre")
+    expect(command).to_have_text(
+        """lightningstore enqueue --group '$(id)'\\''"' '{"question": 1}' --namespace """
+        + namespace
+    )
+    page.goto(f"{server.link}/#/group/g?namespace={namespace}")
+    expect(command).to_contain_text("--group 'g'")
     store.enqueue_rollout(1, rollout_id="r", group_id="g")
     expect(page.locator(".note")).to_contain_text("This id is a label of these rollouts")
     expect(page.get_by_role("region", name="r", exact=True)).to_be_visible()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +91,68 @@ def test_training_shows_each_measure_and_compares(
     expect(page.get_by_role("checkbox", name="default")).to_be_checked()
 
 
+def test_share_of_groups_with_equal_rewards_counts_each_group(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    store.add_resources({"weights": 1}, resources_id="policy")
+    # Of 60 groups of one publish number, the first 45 have equal rewards.
+    for number in range(60):
+        store.enqueue_rollouts(
+            [{"input": member, "group_id": f"g{number}"} for member in range(2)],
+            groups=[{"group_id": f"g{number}", "size": 2}],
+        )
+        for reward, rollout in enumerate(store.dequeue_rollouts(2)):
+            assert rollout.latest_attempt is not None
+            store.update_attempt(
+                rollout.rollout_id,
+                rollout.latest_attempt.attempt_id,
+                status="succeeded",
+                reward=0 if number < 45 else reward,
+            )
+    page = open_page(f"{server.link}/#/training?namespace={namespace}")
+    figure = page.get_by_role("figure").filter(has_text="Groups with equal rewards")
+    expect(figure.locator(".series")).to_have_text("0.75")
+    figure.get_by_text("Numbers").click()
+    assert figure.locator("tbody td").all_inner_texts()[1:3] == ["1", "0.75"]
+    page.get_by_label("By").select_option("completion number")
+    expect(figure.locator("thead")).to_contain_text("completion number of the group")
+
+
+def test_axes_have_room_for_their_numbers_and_a_zone(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    rollout = store.start_rollout(1)
+    assert rollout.latest_attempt is not None
+    attempt = rollout.latest_attempt.attempt_id
+    store.update_attempt(rollout.rollout_id, attempt, status="succeeded", reward=123_456_789)
+    page = open_page(f"{server.link}/#/nothing", timezone_id="Asia/Kolkata")
+    page.add_init_script(DRAWN)
+    page.goto(f"{server.link}/#/nothing")
+    page.reload()
+    page.goto(f"{server.link}/#/training?namespace={namespace}&axis=time")
+    reward = page.get_by_role("figure").filter(has_text="Reward").first
+    expect(reward.locator(".series")).to_contain_text("123456789")
+    eventually(page, lambda: any("100,000,000" in text for text, _ in page.evaluate("drawn")))
+    assert [text for text, left in page.evaluate("drawn") if left < 0] == []
+    assert not any("pm" in text or "am" in text for text, _ in page.evaluate("drawn"))
+    reward.get_by_text("Numbers").click()
+    time = reward.locator("tbody td:nth-child(2)").first
+    expect(time).to_have_text(re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d GMT\+5:30$"))
+
+
+#: Notes each text that is drawn on a canvas, with the place of its left edge.
+DRAWN = """
+window.drawn = [];
+const { fillText } = CanvasRenderingContext2D.prototype;
+CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {
+  const width = this.measureText(text).width;
+  const from = { right: x - width, end: x - width, center: x - width / 2 }[this.textAlign] ?? x;
+  window.drawn.push([text, this.getTransform().transformPoint({ x: from, y }).x]);
+  fillText.call(this, text, x, y);
+};
+"""
+
+
 #: Counts the pixels of each chart that have the colour of its first line.
 COLOURED = """() => [...document.querySelectorAll("canvas")].map((canvas) => {
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -128,6 +191,26 @@ def eventually(page: Page, holds: Callable[[], bool]) -> None:
             return
         page.wait_for_timeout(100)
     assert holds()
+
+
+@pytest.mark.parametrize(
+    ("link", "command"),
+    [
+        ("rollouts", "lightningstore enqueue"),
+        ("training?axis=time", "lightningstore claim --worker me"),
+        ("workers", "lightningstore claim --worker me"),
+        ("consumers", "lightningstore consumers create trainer --unit group"),
+    ],
+)
+def test_commands_are_for_the_namespace_that_is_shown(
+    server: Server, open_page: Open, store: LightningStore, namespace: str, link: str, command: str
+) -> None:
+    page = open_page(server.link)
+    is_live(page)
+    page.goto(f"{server.link}/#/{link}{'&' if '?' in link else '?'}namespace={namespace}")
+    lines = page.locator(".command pre").inner_text().splitlines()
+    assert any(line.startswith(command) for line in lines)
+    assert all(line.endswith(f" --namespace {namespace}") for line in lines)
 
 
 def test_workers_show_what_they_do(
@@ -220,19 +303,44 @@ def test_resources_without_their_oldest_versions(
         store.update_resources("policy", {"number": number})
     page = open_page(f"{server.link}/#/resources/policy?namespace={namespace}&version=1")
     expect(page.locator("tbody tr")).to_have_count(10)
+    # The link of a rollout leads to the version that it ran with, never to another one.
+    expect(page.get_by_text("Version 1 is not kept any more.")).to_be_visible()
+    expect(page.locator(".diff")).to_have_count(0)
+    page.get_by_role("link", name="13").click()
     expect(page.get_by_role("heading", name="From version 12 to version 13")).to_be_visible()
+    expect(page.get_by_text("not kept")).to_have_count(0)
     is_live(page)
 
 
+def test_resources_show_an_old_version_that_the_link_names(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    store.update_namespace(namespace, keep_resource_versions=40)
+    for number in range(30):
+        store.update_resources("policy", {"number": number, **({"new": 1} if number > 4 else {})})
+    page = open_page(f"{server.link}/#/resources/policy?namespace={namespace}&version=6")
+    expect(page.get_by_role("heading", name="From version 5 to version 6")).to_be_visible()
+    assert page.locator(".change h3").all_inner_texts() == ["number changed", "new added"]
+    assert page.locator(".diff span").all_inner_texts() == ["− 4\n", "+ 5\n", "+ 1\n"]
+    page.get_by_label("From version").select_option("30")
+    expect(page.get_by_role("heading", name="From version 30 to version 6")).to_be_visible()
+
+
 @pytest.mark.parametrize(
-    ("free", "size", "is_low"), [(9, 100, True), (11, 100, False), (11, 900, False)]
+    ("free", "size", "text"),
+    [
+        (9 << 30, 100, "9.00 GiB"),
+        (1010 << 20, 100, "0.986 GiB"),
+        (11 << 30, 100, ""),
+        (11 << 30, 900, ""),
+    ],
 )
 def test_overview_says_when_the_disk_is_nearly_full(
-    server: Server, open_page: Open, free: int, size: int, is_low: bool
+    server: Server, open_page: Open, free: int, size: int, text: str
 ) -> None:
     with LightningStore(server.address) as store:
         counters = store.get_statistics().message
-    counters.disk_free_bytes, counters.disk_bytes = free << 30, size << 30
+    counters.disk_free_bytes, counters.disk_bytes = free, size << 30
     body = counters.SerializeToString()
     page = open_page(f"{server.link}/#/nothing")
     page.route(
@@ -242,6 +350,8 @@ def test_overview_says_when_the_disk_is_nearly_full(
     page.goto(f"{server.link}/#/")
     expect(page.get_by_role("heading", level=1)).to_have_text("Overview")
     is_live(page)
-    notes = page.get_by_text("Only 9.00 GiB of 100 GiB are free on the disk of the data file.")
-    expect(notes).to_have_count(1 if is_low else 0)
+    notes = page.get_by_text("are free on the disk of the data file.")
+    expect(notes).to_have_count(1 if text else 0)
+    if text:
+        expect(notes).to_contain_text(f"Only {text} of 100 GiB")
     page.unroute_all(behavior="wait")

@@ -219,9 +219,79 @@ def test_rollout_in_the_queue_says_how_to_claim_it(
 ) -> None:
     store.enqueue_rollout(1, rollout_id="waiting", queue="slow")
     page = open_page(link(server, namespace, "waiting"))
-    expect(page.get_by_role("tabpanel")).to_contain_text("lightningstore claim --queue slow")
+    # Without --id, it would claim another one.
+    expect(page.get_by_role("tabpanel").locator(".command pre")).to_have_text(
+        f"lightningstore claim --id 'waiting' --namespace {namespace}"
+    )
     open_tab(page, "Raw JSON")
     expect(page.get_by_role("tabpanel")).to_contain_text('"queue": "slow"')
+    open_tab(page, "Conversation")
+    store.cancel_rollouts(["waiting"])
+    expect(page.get_by_role("tabpanel")).to_contain_text("cancelled before a worker claimed it")
+    expect(page.locator(".command")).to_have_count(0)
+
+
+def test_attempt_that_is_missing_is_not_another_one(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    traced.claimed(store, "r")
+    store.update_attempt("r", "latest", status="failed")
+    page = open_page(link(server, namespace, "r", attempt="gone"))
+    expect(page.locator(".note")).to_contain_text("There is no attempt gone of this rollout")
+    expect(page.get_by_text("No worker has claimed")).to_have_count(0)
+    page.get_by_role("button", name="Show the latest one").click()
+    expect(page.get_by_role("tabpanel")).to_contain_text("This attempt has no spans")
+    expect(page.locator(".facts").first).to_contain_text("gpu-7")
+    expect(page.get_by_text("none yet")).to_have_count(0)
+
+
+def test_digits_before_the_point_are_not_rounded_away(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    traced.claimed(store, "r")
+    traced.add(store, "r", traced.plain("short", "short", 0, 0.0003), traced.plain("b", "b", 0, 1))
+    scores = {"length": 12345, "large": 1234567.8, "small": 0.00012346, "none": 0, "low": -4.0}
+    store.update_attempt("r", "latest", status="succeeded", reward=98765.43, scores=scores)
+    page = open_page(link(server, namespace, "r", tab="scores"))
+    expect(page.locator(".facts").first).to_contain_text("98765")
+    shown = page.get_by_role("tabpanel").locator(".facts").first
+    for name, text in (
+        *(("length", "12345"), ("large", "1234568"), ("small", "0.0001235")),
+        *(("none", "0"), ("low", "-4")),
+    ):
+        fact = shown.locator("div").filter(has=page.get_by_text(name, exact=True))
+        expect(fact.locator("dd")).to_have_text(text)
+    open_tab(page, "Waterfall")
+    expect(page.get_by_role("treeitem").filter(has_text="short")).to_contain_text("0.3 ms")
+
+
+def test_long_conversation_is_read_once(
+    server: Server, open_page: Open, store: LightningStore, namespace: str
+) -> None:
+    """Other changes in the namespace do not make anew what is shown of it."""
+    traced.claimed(store, "r")
+    traced.add(store, "r", traced.call("a", [traced.user("q")], traced.assistant("answer"), 1))
+    page = open_page(f"{server.link}/#/nothing")
+    page.add_init_script(COUNTING)
+    page.goto(link(server, namespace, "r"))
+    page.reload()
+    expect(page.locator(".turn")).to_contain_text("answer")
+    assert page.evaluate("window.trimmed") == 1
+    for number in range(3):
+        with page.expect_response("**/GetRollout"):
+            store.enqueue_rollout(number)
+    assert page.evaluate("window.trimmed") == 1
+
+
+#: Counts the texts that are compared to find out what a prompt repeats.
+COUNTING = """
+window.trimmed = 0;
+const { trim } = String.prototype;
+String.prototype.trim = function () {
+  if (String(this) === "answer") window.trimmed += 1;
+  return trim.call(this);
+};
+"""
 
 
 def test_conversation_of_each_stack_reads_the_same(

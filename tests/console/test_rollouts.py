@@ -144,7 +144,11 @@ def test_rows_of_another_filter_are_not_those_of_this_one(server: Server, open_p
     page = open_page(f"{server.link}/#/rollouts?group=nothing")
     expect(page.get_by_text("No rollout matches these filters.")).to_be_visible()
     held: list[Route] = []
-    page.route("**/ListRollouts", lambda route: held.append(route))
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/ListRollouts", hold)
     page.get_by_role("button", name="Clear filters").click()
     expect(page.get_by_role("button", name="Clear filters")).to_have_count(0)
     # Whether there are rollouts is not known yet.

@@ -61,6 +61,20 @@ def test_nothing_is_wider_than_a_phone(server: Server, open_page: Open) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 375, link
 
 
+def test_long_namespace_fits_on_a_phone(server: Server, open_page: Open) -> None:
+    name = "n" * 63
+    with LightningStore(server.address) as store:
+        store.create_namespace(name)
+    page = open_page(server.link, viewport={"width": 375, "height": 700})
+    is_live(page)
+    option = page.get_by_role("combobox", name="Namespace").get_by_role("option", name=name)
+    expect(option).to_have_count(1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    page.context.close()  # nothing asks for the namespace any more
+    with LightningStore(server.address) as store:
+        store.delete_namespace(name)
+
+
 def test_keyboard_reaches_content_and_filters(server: Server, open_page: Open) -> None:
     page = open_page(f"{server.link}/#/rollouts")
     is_live(page)
@@ -129,7 +143,11 @@ def test_server_that_hangs_is_not_live(server: Server, open_page: Open) -> None:
     page = open_page(server.link)
     is_live(page)
     held: list[Route] = []
-    page.route("**/GetStatistics", lambda route: held.append(route))
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/GetStatistics", hold)
     expect(page.locator(".connection")).to_have_text("connection lost")
     expect(page.get_by_role("alert")).to_contain_text("What is shown may be out of date")
     page.unroute("**/GetStatistics")

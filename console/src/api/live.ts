@@ -110,3 +110,13 @@ export function useLive<T>(
     reload: () => demand.current(),
   };
 }
+
+/** Loads again when `state` has changed. What it is at first belongs to the first load. */
+export function useReload(live: Live<unknown>, state: string): void {
+  const loaded = useRef(state);
+  useEffect(() => {
+    if (loaded.current === state) return;
+    loaded.current = state;
+    live.reload();
+  }, [state]);
+}

@@ -69,7 +69,7 @@ async function unclaimed(
     : "no worker has ever asked for work";
   return [
     {
-      text: `${count(queueDepth)} rollouts wait, and ${since}. Start a runner, or claim one by hand.`,
+      text: `${many(queueDepth, "rollout waits", "rollouts wait")}, and ${since}. Start a runner, or claim one by hand.`,
       command: "lightningstore claim --worker me",
       page: ["workers", {}],
     },
@@ -81,7 +81,7 @@ function consumerProblems(consumer: Consumer): Attention[] {
   const found: Attention[] = [];
   const page = ["consumers", {}] as const;
   if (oldestItemTime && backlogCount && Date.now() - toMs(oldestItemTime) > BEHIND_MS) {
-    const items = `${count(backlogCount)} items wait, the oldest for ${ago(toMs(oldestItemTime))}`;
+    const items = `${many(backlogCount, "item waits", "items wait")}, the oldest for ${ago(toMs(oldestItemTime))}`;
     found.push({ text: `Consumer ${name} falls behind: ${items}.`, page });
   }
   if (consumer.maxOutstanding && consumer.outstandingCount >= consumer.maxOutstanding) {
@@ -92,7 +92,7 @@ function consumerProblems(consumer: Consumer): Attention[] {
     });
   }
   if (setAsideCount) {
-    const items = `${count(setAsideCount)} items are set aside after too many deliveries`;
+    const items = `${many(setAsideCount, "item is", "items are")} set aside after too many deliveries`;
     found.push({ text: `Consumer ${name}: ${items}.`, page });
   }
   return found;
@@ -140,5 +140,8 @@ function space(counters: GetStatisticsResponse, settings: Namespace | undefined)
     });
   return found;
 }
+
+const many = (number: bigint, one: string, more: string) =>
+  `${count(number)} ${number === 1n ? one : more}`;
 
 const ago = (ms: number) => span(Math.max(1, (Date.now() - ms) / 1000));

@@ -10,8 +10,10 @@ import {
 } from "../gen/lightningstore/v1/consumer_pb.js";
 import { RolloutMode, RolloutStatus } from "../gen/lightningstore/v1/rollout_pb.js";
 import { Age, Empty, ErrorNote, Loading, Page } from "../parts/basics.js";
+import { inNamespace } from "../parts/commands.js";
 import { Pages } from "../parts/pages.js";
 import { Table, type Column } from "../parts/table.js";
+import { visible } from "../rollout/text.js";
 import { href, route, setParams } from "../router.js";
 
 const PAGE_SIZE = 100;
@@ -86,7 +88,7 @@ function ConsumerList() {
         />
       )}
       {data?.consumers.length === 0 && (
-        <Empty command={CREATE}>
+        <Empty command={inNamespace(CREATE)}>
           There are no consumers. One delivers finished rollouts or complete groups to a trainer:
         </Empty>
       )}
@@ -102,7 +104,7 @@ function deliveryColumns(unit: ConsumerUnit): readonly Column<Delivery>[] {
       title: unit === ConsumerUnit.GROUP ? "Group" : "Rollout",
       cell: ({ itemId }) => (
         <a class="id" href={href(page, itemId)}>
-          {itemId}
+          {visible(itemId)}
         </a>
       ),
     },
@@ -111,7 +113,14 @@ function deliveryColumns(unit: ConsumerUnit): readonly Column<Delivery>[] {
     { title: "Deliveries", number: true, cell: ({ deliveryCount }) => deliveryCount },
     { title: "Lag", number: true, cell: ({ lag }) => count(lag) },
     { title: "Deadline", cell: ({ ackDeadlineTime: time }) => <Age time={time} /> },
-    { title: "Note", cell: ({ note }) => <span class="cut">{note}</span> },
+    {
+      title: "Note",
+      cell: ({ note }) => (
+        <span class="cut" title={visible(note)}>
+          {visible(note)}
+        </span>
+      ),
+    },
   ];
 }
 

@@ -1,9 +1,8 @@
 // One group: its members side by side.
 import type { ComponentChildren } from "preact";
-import { useEffect } from "preact/hooks";
 import type { Store } from "../api/client.js";
 import { reasonOf } from "../api/errors.js";
-import { useLive } from "../api/live.js";
+import { useLive, useReload } from "../api/live.js";
 import { count, durationMs, measure, now, span, toMs, word } from "../format.js";
 import { GroupStatus, type Group } from "../gen/lightningstore/v1/group_pb.js";
 import {
@@ -13,6 +12,7 @@ import {
 } from "../gen/lightningstore/v1/rollout_pb.js";
 import type { ChatMessage, Triplet } from "../gen/lightningstore/v1/triplet_pb.js";
 import { Age, Empty, ErrorNote, Loading, Page, Status } from "../parts/basics.js";
+import { inNamespace, quoted } from "../parts/commands.js";
 import { href, route } from "../router.js";
 import { Message } from "../rollout/conversation.js";
 import { firstDifference } from "../rollout/fold.js";
@@ -59,7 +59,9 @@ export function GroupPage() {
         </p>
       )}
       {data?.members.length === 0 && (
-        <Empty command={`lightningstore enqueue --group ${JSON.stringify(id)} '{"question": 1}'`}>
+        <Empty
+          command={inNamespace(`lightningstore enqueue --group ${quoted(id)} '{"question": 1}'`)}
+        >
           No rollout belongs to this group. This adds one:
         </Empty>
       )}
@@ -128,7 +130,7 @@ function Members({ members }: { members: readonly Rollout[] }) {
     },
     { follows: false },
   );
-  useEffect(() => live.reload(), [state]);
+  useReload(live, state);
   const { data, error } = live;
   const said = members.map(({ rolloutId }) => answersOf(data?.get(rolloutId) ?? []));
   const at = firstDifference(said.filter((answers) => answers.length));

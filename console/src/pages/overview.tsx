@@ -14,11 +14,11 @@ import { WorkerStatus } from "../gen/lightningstore/v1/worker_pb.js";
 import { server, statistics } from "../api/pulse.js";
 import { Action } from "../parts/action.js";
 import { Command, Empty, ErrorNote, Loading, Page } from "../parts/basics.js";
+import { enqueue, inNamespace } from "../parts/commands.js";
 import { Sparkline } from "../parts/chart.js";
 import { Table, type Column } from "../parts/table.js";
 import { href, namespace } from "../router.js";
 import { attentionOf, type Attention } from "./attention.js";
-import { ENQUEUE } from "./rollouts.js";
 
 const SHOWN = 20;
 const SPARK_FINISHES = 1000n;
@@ -176,7 +176,7 @@ export function Overview() {
             </p>
           )}
           {rows.every(({ counters }) => !counters.rollouts.length) && (
-            <Empty command={ENQUEUE}>Nothing has been enqueued yet. This adds a rollout:</Empty>
+            <Empty command={enqueue()}>Nothing has been enqueued yet. This adds a rollout:</Empty>
           )}
         </>
       )}
@@ -216,11 +216,6 @@ function AttentionList({ rows, reload }: { rows: readonly Row[]; reload: () => v
       </ul>
     </section>
   );
-}
-
-/** Returns a command for a namespace: without the option, it is for "default". */
-function inNamespace(command: string, name: string): string {
-  return name === "default" ? command : `${command} --namespace ${name}`;
 }
 
 function ServerNote() {

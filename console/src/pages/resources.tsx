@@ -15,15 +15,16 @@ import { diffLines } from "../parts/diff.js";
 import { pretty } from "../parts/json.js";
 import { Pages } from "../parts/pages.js";
 import { Table, type Column } from "../parts/table.js";
-import { href, route, setParams } from "../router.js";
+import { visible } from "../rollout/text.js";
+import { href, namespace, route, setParams } from "../router.js";
 
 const PAGE_SIZE = 50;
-/** Versions of an id that are offered: the newest ones. */
+/** Versions of an id that are offered: the newest ones, and those that the link names. */
 const MAX_VERSIONS = 12;
 const MAX_WORKERS = 1000;
-const ADD = `python -c '
+const add = () => `python -c '
 from lightningstore.client import LightningStore
-LightningStore("127.0.0.1:4747").add_resources({"prompt": "Answer in one word."}, resources_id="policy")'`;
+LightningStore(namespace="${namespace.value}").add_resources({"prompt": "Answer in one word."}, resources_id="policy")'`;
 
 const COLUMNS: readonly Column<Resources>[] = [
   {
@@ -76,7 +77,7 @@ function ResourcesList() {
         />
       )}
       {data?.resources.length === 0 && (
-        <Empty command={ADD}>
+        <Empty command={add()}>
           There are no resources. They are the prompts, weights and endpoints that agents use:
         </Empty>
       )}
@@ -91,7 +92,12 @@ interface Loaded {
   readonly workers: readonly Worker[];
 }
 
-async function loadVersions(store: Store, id: string, signal: AbortSignal): Promise<Loaded> {
+async function loadVersions(
+  store: Store,
+  id: string,
+  named: readonly number[],
+  signal: AbortSignal,
+): Promise<Loaded> {
   const [current, { workers }] = await Promise.all([
     store.getResources({ resourcesId: id }, { signal }),
     store.listWorkers({ minPublishNumber: 1n, pageSize: MAX_WORKERS }, { signal }),
@@ -104,6 +110,11 @@ async function loadVersions(store: Store, id: string, signal: AbortSignal): Prom
     const version = await earlierVersion(store, id, latest.version - versions.length, signal);
     if (!version) break;
     versions.push(version);
+  }
+  for (const number of [...new Set(named)].sort((a, b) => b - a)) {
+    if (number < 1 || number >= (versions.at(-1)?.version ?? 0)) continue;
+    const version = await earlierVersion(store, id, number, signal);
+    if (version) versions.push(version);
   }
   return { versions, workers };
 }
@@ -130,12 +141,17 @@ async function keptVersion(store: Store, id: string, version: number, signal: Ab
 
 function Versions({ id }: { id: string }) {
   const { params } = route.value;
-  const { data, error } = useLive(id, (store, signal) => loadVersions(store, id, signal));
+  const number = (name: string) => Number(params.get(name)) || 0;
+  const [chosen, other] = [number("version"), number("with")];
+  const { data, error, stale } = useLive(`${id} ${chosen} ${other}`, (store, signal) =>
+    // The version before the one that is shown is what it is compared with.
+    loadVersions(store, id, [chosen, chosen - 1, other], signal),
+  );
   const versions = data?.versions ?? [];
-  const number = (name: string) => Number(params.get(name));
-  const shown = versions.find(({ version }) => version === number("version")) ?? versions[0];
-  const place = shown ? versions.indexOf(shown) : -1;
-  const base = versions.find(({ version }) => version === number("with")) ?? versions[place + 1];
+  const find = (wanted: number) => versions.find(({ version }) => version === wanted);
+  const shown = chosen ? find(chosen) : versions[0];
+  const base = other ? find(other) : shown && find(shown.version - 1);
+  const missing = stale || !data ? [] : [chosen, other].filter((n) => n && !find(n));
   return (
     <Page title={`Resources ${id}`}>
       <p>
@@ -143,21 +159,31 @@ function Versions({ id }: { id: string }) {
       </p>
       <ErrorNote error={error} />
       {!data && !error && <Loading />}
-      {data && shown && (
+      {data && versions.length > 0 && (
+        <Table
+          label="Versions"
+          columns={versionColumns(id, data.workers)}
+          rows={versions}
+          keyOf={({ version }) => String(version)}
+          stale={stale}
+        />
+      )}
+      {missing.map((version) => (
+        <p key={version} class="note">
+          {version > (versions[0]?.version ?? 0)
+            ? `There is no version ${version}.`
+            : `Version ${version} is not kept any more.`}
+        </p>
+      ))}
+      {shown && (
         <>
-          <Table
-            label="Versions"
-            columns={versionColumns(id, data.workers)}
-            rows={versions}
-            keyOf={({ version }) => String(version)}
-          />
           <h2>
             {base && base !== shown
               ? `From version ${base.version} to version ${shown.version}`
               : `Version ${shown.version}`}
           </h2>
           <Choice versions={versions} shown={shown} base={base} />
-          <Changes before={base ?? shown} after={shown} />
+          <Changes before={base} after={shown} />
         </>
       )}
     </Page>
@@ -222,8 +248,9 @@ function Choice(props: {
   );
 }
 
-function Changes({ before, after }: { before: Resources; after: Resources }) {
-  const names = [...new Set([...Object.keys(before.resources), ...Object.keys(after.resources)])];
+function Changes({ before, after }: { before: Resources | undefined; after: Resources }) {
+  const old = (before ?? after).resources;
+  const names = [...new Set([...Object.keys(old), ...Object.keys(after.resources)])];
   const order = after.names;
   names.sort((a, b) => order.indexOf(a) - order.indexOf(b) || (a < b ? -1 : 1));
   return (
@@ -232,8 +259,9 @@ function Changes({ before, after }: { before: Resources; after: Resources }) {
         <Change
           key={name}
           name={name}
-          before={textOf(before.resources[name])}
+          before={textOf(old[name])}
           after={textOf(after.resources[name])}
+          change={before && changeOf(old[name], after.resources[name])}
         />
       ))}
     </>
@@ -242,20 +270,33 @@ function Changes({ before, after }: { before: Resources; after: Resources }) {
 
 const MARKS = { same: " ", added: "+", removed: "−" };
 
-function Change({ name, before, after }: { name: string; before: string; after: string }) {
+/** Returns the word for how a resource has changed. Keys of language models are not compared. */
+function changeOf(before: Resource | undefined, after: Resource | undefined): string {
+  if (!before) return "added";
+  if (!after) return "removed";
+  return textOf(before) === textOf(after) ? "unchanged" : "changed";
+}
+
+function Change(props: {
+  name: string;
+  before: string;
+  after: string;
+  /** Absent where nothing is compared. */
+  change: string | undefined;
+}) {
+  const { name, before, after, change } = props;
   const lines = diffLines(before, after);
   // What follows the last line break is not a line.
   if (lines.at(-1)?.kind === "same" && !lines.at(-1)?.text) lines.pop();
-  const changed = before !== after;
   return (
     <section class="change">
       <h3>
-        {name} <span class="quiet">{changed ? "changed" : "unchanged"}</span>
+        {visible(name)} {change && <span class="quiet">{change}</span>}
       </h3>
       <pre class="block diff" tabIndex={0} aria-label={`Text of ${name}`}>
         {lines.map((line, index) => (
           <span key={index} class={line.kind}>
-            {`${MARKS[line.kind]} ${line.text}\n`}
+            {`${MARKS[line.kind]} ${visible(line.text)}\n`}
           </span>
         ))}
       </pre>

@@ -4,8 +4,9 @@ import type { Store } from "../api/client.js";
 import { useLive } from "../api/live.js";
 import { word } from "../format.js";
 import { AttemptStatus, type Attempt } from "../gen/lightningstore/v1/attempt_pb.js";
-import { RolloutMode, RolloutStatus, type Rollout } from "../gen/lightningstore/v1/rollout_pb.js";
+import { RolloutStatus, type Rollout } from "../gen/lightningstore/v1/rollout_pb.js";
 import { Empty, ErrorNote, Loading, Page, Status } from "../parts/basics.js";
+import { inNamespace, quoted } from "../parts/commands.js";
 import { route, setParams } from "../router.js";
 import { Actions } from "../rollout/actions.js";
 import { Conversation } from "../rollout/conversation.js";
@@ -66,7 +67,12 @@ export function RolloutPage() {
       {attempt?.failure && <FailureNote failure={attempt.failure} />}
       <Attempts attempts={attempts} chosen={attempt?.attemptId ?? ""} />
       {named && !attempt && (
-        <p class="note">There is no attempt {visible(named)} of this rollout any more.</p>
+        <p class="note">
+          There is no attempt {visible(named)} of this rollout any more.{" "}
+          <button type="button" class="link" onClick={() => setParams({ attempt: undefined })}>
+            Show the latest one
+          </button>
+        </p>
       )}
       <Content key={attempt?.attemptId} rollout={rollout} attempts={attempts} attempt={attempt} />
     </Page>
@@ -130,7 +136,7 @@ function Content(props: {
       ) : chosen === "raw" ? (
         <Raw rollout={rollout} attempts={attempts} />
       ) : (
-        <Unclaimed rollout={rollout} />
+        !attempts.length && <Unclaimed rollout={rollout} />
       )}
     </Tabs>
   );
@@ -138,12 +144,14 @@ function Content(props: {
 
 function Unclaimed({ rollout }: { rollout: Rollout }) {
   const status = word(RolloutStatus, rollout.status);
-  const options = [
-    rollout.queue && `--queue ${rollout.queue}`,
-    rollout.mode && `--mode ${word(RolloutMode, rollout.mode)}`,
-  ];
+  if (rollout.status === RolloutStatus.CANCELLED)
+    return (
+      <Empty>
+        <Status name={status} /> before a worker claimed it. <i>Retry</i> puts it into the queue.
+      </Empty>
+    );
   return (
-    <Empty command={["lightningstore claim", ...options].filter(Boolean).join(" ")}>
+    <Empty command={inNamespace(`lightningstore claim --id ${quoted(rollout.rolloutId)}`)}>
       <Status name={status} /> No worker has claimed this rollout. A runner does, or this command:
     </Empty>
   );

@@ -3,15 +3,15 @@ import { useLive } from "../api/live.js";
 import { now, measure, span, toMs, word } from "../format.js";
 import { RolloutMode, RolloutStatus, type Rollout } from "../gen/lightningstore/v1/rollout_pb.js";
 import { Age, Empty, ErrorNote, Loading, Page, Status } from "../parts/basics.js";
+import { enqueue } from "../parts/commands.js";
 import { Pages } from "../parts/pages.js";
 import { Table, type Column } from "../parts/table.js";
 import { href, route, setParams } from "../router.js";
+import { visible } from "../rollout/text.js";
 import { FilterForm, filtersOf, isFiltered } from "./rollout-filters.js";
 
 const NEWEST = "start_time desc";
 const PAGE_SIZE = 50;
-
-export const ENQUEUE = `lightningstore enqueue '{"question": "What is 6 times 7?"}'`;
 
 const COLUMNS: readonly Column<Rollout>[] = [
   {
@@ -19,7 +19,7 @@ const COLUMNS: readonly Column<Rollout>[] = [
     field: "rollout_id",
     cell: ({ rolloutId }) => (
       <a class="id" href={href("rollout", rolloutId)}>
-        {rolloutId}
+        {visible(rolloutId)}
       </a>
     ),
   },
@@ -45,17 +45,21 @@ const COLUMNS: readonly Column<Rollout>[] = [
     cell: ({ groupId }) =>
       groupId && (
         <a class="id" href={href("group", groupId)}>
-          {groupId}
+          {visible(groupId)}
         </a>
       ),
   },
-  { title: "Worker", wide: true, cell: ({ latestAttempt }) => latestAttempt?.workerId },
+  {
+    title: "Worker",
+    wide: true,
+    cell: ({ latestAttempt }) => visible(latestAttempt?.workerId ?? ""),
+  },
   { title: "Failure", cell: ({ latestAttempt }) => <Failure text={failureText(latestAttempt)} /> },
 ];
 
 function failureText(attempt: Rollout["latestAttempt"]): string {
   const failure = attempt?.failure;
-  return failure ? [failure.type, failure.message].filter(Boolean).join(": ") : "";
+  return visible([failure?.type, failure?.message].filter(Boolean).join(": "));
 }
 
 function Failure({ text }: { text: string }) {
@@ -114,7 +118,7 @@ export function Rollouts() {
         (isFiltered(params) ? (
           <Empty>No rollout matches these filters.</Empty>
         ) : (
-          <Empty command={ENQUEUE}>There are no rollouts yet. This adds one to the queue:</Empty>
+          <Empty command={enqueue()}>There are no rollouts yet. This adds one to the queue:</Empty>
         ))}
       {data && <Pages next={data.nextPageToken} current={pageToken} stale={stale} />}
     </Page>

@@ -34,7 +34,7 @@ const QUICK_FINISHES = 20_000n;
 const LAST_FINISHES = 10_000n;
 const LAST_PUBLISHED = 100n;
 const LAST_MINUTES = 60;
-/** Groups that are looked at, the last ones, and the parts that they are divided into. */
+/** Groups that are looked at, the last ones, and the parts that they are divided into, at most. */
 const GROUPS = 400n;
 const GROUP_BUCKETS = 20;
 
@@ -165,16 +165,21 @@ function equalShares(groups: readonly Group[], axis: Axis, from: Timestamp | und
   const rewarded = groups.filter(
     ({ rewards, endTime }) => rewards && rewards.count > 1 && endTime && toMs(endTime) >= earliest,
   );
-  const size = Math.max(1, Math.ceil(rewarded.length / GROUP_BUCKETS));
+  const placed = rewarded.map((group) => ({ group, x: groupPlace(group, axis) }));
+  placed.sort((one, other) => one.x - other.x);
+  const size = Math.max(1, Math.ceil(placed.length / GROUP_BUCKETS));
   const shares: Point[] = [];
-  for (let at = 0; at < rewarded.length; at += size) {
-    const part = rewarded.slice(at, at + size);
-    const equal = part.filter(({ rewards }) => rewards?.min === rewards?.max).length;
-    const last = part.at(-1);
-    if (last) shares.push({ x: groupPlace(last, axis), y: equal / part.length });
-  }
-  // Of several at one place, for example of one publish number, the last one counts.
-  return [...new Map(shares.map((point) => [point.x, point])).values()];
+  let [number, equal] = [0, 0];
+  placed.forEach(({ group: { rewards }, x }, at) => {
+    number += 1;
+    if (rewards?.min === rewards?.max) equal += 1;
+    // Groups at one place, for example of one publish number, belong together.
+    const next = placed[at + 1]?.x;
+    if (next === x || (number < size && next !== undefined)) return;
+    shares.push({ x, y: equal / number });
+    [number, equal] = [0, 0];
+  });
+  return shares;
 }
 
 function groupPlace(group: Group, axis: Axis): number {

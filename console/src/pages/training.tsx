@@ -5,6 +5,7 @@ import { listNamespaces } from "../api/namespaces.js";
 import { numberOf, words } from "../format.js";
 import { RolloutMode } from "../gen/lightningstore/v1/rollout_pb.js";
 import { Empty, ErrorNote, Loading, Page } from "../parts/basics.js";
+import { claim, enqueue } from "../parts/commands.js";
 import { Chart, type ChartProps } from "../parts/chart.js";
 import { namespace, route, setParams } from "../router.js";
 import { loadTraining, type Axis, type Choice, type TrainingData } from "./training-data.js";
@@ -14,6 +15,8 @@ const AXES: Record<Axis, string> = {
   time: "time",
   finish: "completion number",
 };
+/** Groups are counted on their own, as they complete. */
+const GROUP_AXES: Record<Axis, string> = { ...AXES, finish: "completion number of the group" };
 const RANGES = { "": "automatic", all: "all" };
 const TIMES = { "15": "last 15 minutes", "60": "last hour", "1440": "last day" };
 const MAX_COMPARED = 6;
@@ -32,13 +35,10 @@ const MEASURES: readonly Measure[] = [
   {
     of: "equalGroups",
     title: "Groups with equal rewards",
-    unit: "share of complete groups from 0 to 1",
-    range: [0, 1],
+    ...SHARE,
+    unit: "share of complete groups of all modes, from 0 to 1",
   },
 ];
-
-const EXAMPLE = `lightningstore enqueue '{"question": "What is 6 times 7?"}'
-lightningstore claim --worker me`;
 
 function choiceOf(params: URLSearchParams): Choice {
   const axis = params.get("axis") ?? "";
@@ -85,7 +85,7 @@ export function Training() {
             <Chart
               key={of}
               {...measure}
-              xTitle={AXES[axis]}
+              xTitle={(of === "equalGroups" ? GROUP_AXES : AXES)[axis]}
               xIsTime={axis === "time"}
               lines={data.map((entry) => ({ label: entry.name, points: entry.data[of] }))}
             />
@@ -107,7 +107,9 @@ function Nothing({ axis }: { axis: Axis }) {
       </Empty>
     );
   return (
-    <Empty command={EXAMPLE}>No rollout has finished yet. Enqueue some, and start a runner:</Empty>
+    <Empty command={`${enqueue()}\n${claim()}`}>
+      No rollout has finished yet. Enqueue some, and start a runner:
+    </Empty>
   );
 }
 

@@ -4,10 +4,12 @@ import { statistics } from "../api/pulse.js";
 import { count, numberOf, word, words } from "../format.js";
 import { WorkerStatus, type Worker } from "../gen/lightningstore/v1/worker_pb.js";
 import { Age, Empty, ErrorNote, Loading, Page, Status } from "../parts/basics.js";
+import { claim } from "../parts/commands.js";
 import { Json } from "../parts/json.js";
 import { Pages } from "../parts/pages.js";
 import { Table, type Column } from "../parts/table.js";
 import { href, route, setParams } from "../router.js";
+import { visible } from "../rollout/text.js";
 import { Field } from "./rollout-filters.js";
 
 const BY_NAME = "worker_id asc";
@@ -17,7 +19,7 @@ const COLUMNS: readonly Column<Worker>[] = [
   {
     title: "Worker",
     field: "worker_id",
-    cell: ({ workerId }) => <span class="id">{workerId}</span>,
+    cell: ({ workerId }) => <span class="id">{visible(workerId)}</span>,
   },
   {
     title: "Status",
@@ -29,7 +31,7 @@ const COLUMNS: readonly Column<Worker>[] = [
     cell: ({ currentRolloutId }) =>
       currentRolloutId && (
         <a class="id" href={href("rollout", currentRolloutId)}>
-          {currentRolloutId}
+          {visible(currentRolloutId)}
         </a>
       ),
   },
@@ -128,7 +130,7 @@ export function Workers() {
         (chosen || contains ? (
           <Empty>No worker matches these filters.</Empty>
         ) : (
-          <Empty command="lightningstore claim --worker me">
+          <Empty command={claim()}>
             There are no workers yet. A runner is one, and so is whoever claims a rollout by hand:
           </Empty>
         ))}

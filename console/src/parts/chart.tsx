@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
 import uPlot from "uplot";
 import "uplot/dist/uPlot.min.css";
-import { measure } from "../format.js";
+import { measure, momentText } from "../format.js";
 import { shown } from "../theme.js";
 
 export interface Point {
@@ -32,8 +32,9 @@ export interface ChartProps {
 
 const HEIGHT = 210;
 const COLOURS = 6;
-/** Charts with the same key show the same place of the axis when one of them is pointed at. */
-const SYNC = "training";
+/** Width of the axis of values: of its labels, and of what is around them. */
+const MIN_AXIS = 56;
+const DIGIT = 7.5;
 
 const colourOf = (index: number) => css(`--series-${(index % COLOURS) + 1}`);
 
@@ -61,7 +62,7 @@ function columns(lines: readonly Line[]): uPlot.AlignedData {
 }
 
 function options(props: ChartProps, width: number, onCursor: (index: number | undefined) => void) {
-  const { lines, xIsTime, range } = props;
+  const { lines, xTitle, xIsTime, range } = props;
   const axis: uPlot.Axis = {
     stroke: css("--quiet"),
     grid: { stroke: css("--line"), width: 1 },
@@ -87,18 +88,36 @@ function options(props: ChartProps, width: number, onCursor: (index: number | un
     series,
     bands,
     legend: { show: false },
-    cursor: { sync: { key: SYNC }, drag: { x: true, y: false } },
+    // Charts with the same axis show the same place of it when one of them is pointed at.
+    cursor: { sync: { key: xTitle }, drag: { x: true, y: false } },
     scales: {
       x: { time: xIsTime ?? false },
       y: { range: range ? [range[0], range[1]] : spread },
     },
     axes: [
-      { ...axis, space: 70 },
-      { ...axis, size: 56 },
+      { ...axis, space: 80, ...(xIsTime ? { values: timeLabels } : {}) },
+      { ...axis, size: widthOf },
     ],
     hooks: { setCursor: [(plot) => onCursor(plot.cursor.idx ?? undefined)] },
   } satisfies uPlot.Options;
 }
+
+/** Returns the width that the labels of an axis need. */
+const widthOf = (_: uPlot, labels: string[] | null) =>
+  Math.max(MIN_AXIS, 20 + DIGIT * Math.max(0, ...(labels ?? []).map(({ length }) => length)));
+
+/** Returns times of the day, and below them the date where it is another one than before. */
+const timeLabels: uPlot.Axis.DynamicValues = (_, splits, _axis, _space, step) => {
+  let before = "";
+  return splits.map((seconds) => {
+    const [date = "", time = ""] = momentText(seconds * 1000).split(" ");
+    const ms = String(Math.round(seconds * 1000) % 1000).padStart(3, "0");
+    const shown = step < 1 ? `${time}.${ms}` : step < 60 ? time : time.slice(0, 5);
+    const label = date === before ? shown : `${shown}\n${date}`;
+    before = date;
+    return label;
+  });
+};
 
 /** Whether a part of the axis was chosen, which new data does not change. */
 function isZoomed({ data: [xs], scales }: uPlot): boolean {
@@ -193,7 +212,7 @@ function Value(props: { line: Line; x: number | undefined; colour: number; alone
 
 function xText({ xTitle, xIsTime }: ChartProps, x: number): string {
   if (!xIsTime) return `${xTitle} ${x}`;
-  return new Date(x * 1000).toLocaleTimeString("sv");
+  return momentText(x * 1000);
 }
 
 /** The same as a table, for those who cannot see the picture, and to copy. */

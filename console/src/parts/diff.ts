@@ -9,7 +9,7 @@ export interface DiffLine {
 const MAX_CELLS = 4_000_000;
 
 export function diffLines(before: string, after: string): DiffLine[] {
-  const [old, next] = [before.split("\n"), after.split("\n")];
+  const [old, next] = [linesOf(before), linesOf(after)];
   let start = 0;
   while (start < old.length && start < next.length && old[start] === next[start]) start += 1;
   let end = 0;
@@ -25,6 +25,8 @@ export function diffLines(before: string, after: string): DiffLine[] {
     ...old.slice(old.length - end).map(same),
   ];
 }
+
+const linesOf = (text: string): string[] => (text ? text.split("\n") : []);
 
 /** The longest common subsequence of both. */
 function changed(old: string[], next: string[]): DiffLine[] {

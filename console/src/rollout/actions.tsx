@@ -3,6 +3,7 @@ import { storeOf, token } from "../api/client.js";
 import { RolloutStatus, type Rollout } from "../gen/lightningstore/v1/rollout_pb.js";
 import { Action } from "../parts/action.js";
 import { Copy } from "../parts/basics.js";
+import { quoted } from "../parts/commands.js";
 import { DEFAULT_NAMESPACE, namespace } from "../router.js";
 
 const FINISHED: readonly RolloutStatus[] = [
@@ -57,5 +58,3 @@ function curlOf(rolloutId: string): string {
   ];
   return `curl -s ${options.join(" ")} ${quoted(url.href)}`;
 }
-
-const quoted = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`;

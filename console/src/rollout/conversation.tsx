@@ -1,5 +1,6 @@
 // What was said: the calls of a model as one conversation, whichever convention the spans follow.
 import { useSignal } from "@preact/signals";
+import { useMemo } from "preact/hooks";
 import { useLive } from "../api/live.js";
 import { count, measure } from "../format.js";
 import type { Attempt } from "../gen/lightningstore/v1/attempt_pb.js";
@@ -39,17 +40,18 @@ export function Conversation({ attempt }: { attempt: Attempt }) {
   useSpanReload(live, attempt);
   const shown = useSignal(SHOWN);
   const { data, error } = live;
+  // The page is rendered anew with each change in the namespace, and a conversation may be long.
+  const turns = useMemo(() => turnsOf(data?.triplets ?? []), [data]);
+  const views = useMemo(
+    () => turns.slice(0, shown.value).map((turn) => <TurnView key={turn.number} turn={turn} />),
+    [turns, shown.value],
+  );
   if (!data) return error === undefined ? <Loading /> : <ErrorNote error={error} />;
-  const turns = turnsOf(data.triplets);
   return (
     <>
       <ErrorNote error={error} />
       {!turns.length && (attempt.spanCount ? <NoCalls /> : <NoSpans attempt={attempt} />)}
-      <ol class="turns">
-        {turns.slice(0, shown.value).map((turn) => (
-          <TurnView key={turn.triplet.spanId} turn={turn} />
-        ))}
-      </ol>
+      <ol class="turns">{views}</ol>
       {turns.length > shown.value && (
         <button type="button" onClick={() => (shown.value += SHOWN)}>
           Show more: {count(turns.length - shown.value)} calls follow

@@ -35,7 +35,7 @@ export function Head({ rollout, attempt }: { rollout: Rollout; attempt: Attempt 
 }
 
 function Reward({ attempt }: { attempt: Attempt | undefined }) {
-  if (attempt?.reward === undefined) return <span class="quiet">none yet</span>;
+  if (attempt?.reward === undefined) return <NoReward attempt={attempt} />;
   const from = attempt.rewardSource === RewardSource.SPANS ? " from its spans" : "";
   return (
     <span title={String(attempt.reward)}>
@@ -43,6 +43,11 @@ function Reward({ attempt }: { attempt: Attempt | undefined }) {
       {from && <span class="quiet">{from}</span>}
     </span>
   );
+}
+
+/** A reward may still come while the attempt has not ended. */
+export function NoReward({ attempt }: { attempt: Attempt | undefined }) {
+  return <span class="quiet">{attempt?.endTime ? "none" : "none yet"}</span>;
 }
 
 function GroupLink({ id }: { id: string }) {

@@ -7,6 +7,7 @@ import type { AttemptTriplets } from "../gen/lightningstore/v1/triplet_pb.js";
 import { ErrorNote } from "../parts/basics.js";
 import { Table, type Column } from "../parts/table.js";
 import { href, route } from "../router.js";
+import { NoReward } from "./head.js";
 import { Facts } from "./span-details.js";
 import { useSpanReload } from "./spans.js";
 import { visible } from "./text.js";
@@ -65,7 +66,7 @@ function factsOf(attempt: Attempt): [string, ComponentChildren][] {
   const { reward, rewardSource, spanReward, scores } = attempt;
   const source = rewardSource === RewardSource.SPANS ? "its spans" : "a report";
   return [
-    ["Reward", reward === undefined ? <span class="quiet">none yet</span> : measure(reward)],
+    ["Reward", reward === undefined ? <NoReward attempt={attempt} /> : measure(reward)],
     ["From", reward === undefined ? "" : source],
     ["Last reward in spans", spanReward ? measure(spanReward.value) : ""],
     ...Object.entries(scores).map(([name, value]): [string, ComponentChildren] => [

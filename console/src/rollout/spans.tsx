@@ -1,6 +1,5 @@
 // Spans of an attempt as rows of a tree.
-import { useEffect } from "preact/hooks";
-import type { Live } from "../api/live.js";
+import { useReload, type Live } from "../api/live.js";
 import type { Store } from "../api/client.js";
 import type { Attempt } from "../gen/lightningstore/v1/attempt_pb.js";
 import type { SpanBatch } from "../gen/lightningstore/v1/span_pb.js";
@@ -32,7 +31,7 @@ export interface Trace {
 
 /** Loads again when spans have been added. */
 export function useSpanReload(live: Live<unknown>, attempt: Attempt): void {
-  useEffect(() => live.reload(), [attempt.spanCount, attempt.status]);
+  useReload(live, `${attempt.spanCount} ${attempt.status}`);
 }
 
 export const hex = (bytes: Uint8Array): string =>
