@@ -76,6 +76,7 @@ async def assert_holds(storage: PostgresStorage, keys: set[int]) -> None:
 # Statements
 
 
+@pytest.mark.timeout(300)  # it opens dozens of stores
 @pytest.mark.parametrize("takes_effect", [False, True])
 async def test_no_statement_whose_connection_breaks_harms_anything(
     takes_effect: bool, postgres: PostgresServer, tmp_path: Path
@@ -163,6 +164,7 @@ async def test_commit_whose_answer_is_lost_is_written_once(
     await storage.close()
 
 
+@pytest.mark.timeout(300)  # it waits for connections that do not answer
 async def test_connection_that_is_half_open_is_given_up(
     proxy: Proxy, postgres: PostgresServer, tmp_path: Path
 ) -> None:
