@@ -237,7 +237,7 @@ def test_attempt_that_is_missing_is_not_another_one(
     traced.claimed(store, "r")
     store.update_attempt("r", "latest", status="failed")
     page = open_page(link(server, namespace, "r", attempt="gone"))
-    expect(page.locator(".note")).to_contain_text("There is no attempt gone of this rollout")
+    expect(page.locator(".note")).to_contain_text("This rollout has no attempt gone")
     expect(page.get_by_text("No worker has claimed")).to_have_count(0)
     page.get_by_role("button", name="Show the latest one").click()
     expect(page.get_by_role("tabpanel")).to_contain_text("This attempt has no spans")

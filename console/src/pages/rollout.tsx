@@ -68,7 +68,7 @@ export function RolloutPage() {
       <Attempts attempts={attempts} chosen={attempt?.attemptId ?? ""} />
       {named && !attempt && (
         <p class="note">
-          There is no attempt {visible(named)} of this rollout any more.{" "}
+          This rollout has no attempt {visible(named)}.{" "}
           <button type="button" class="link" onClick={() => setParams({ attempt: undefined })}>
             Show the latest one
           </button>

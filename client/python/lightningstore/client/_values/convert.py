@@ -196,7 +196,7 @@ def to_timestamp(moment: datetime) -> Timestamp:
     """Return a datetime with a time zone as a Timestamp.
 
     Raises:
-        TypeError: It is no datetime.
+        TypeError: It is not a datetime.
         ValueError: It has no time zone.
     """
     if not isinstance(moment, datetime):
