@@ -42,10 +42,15 @@ def test_filters_change_link_and_table(server: Server, open_page: Open) -> None:
     expect(page.get_by_role("alert")).to_contain_text("“much” must be a number")
 
 
+def enqueue_pages(store: LightningStore) -> None:
+    """Enqueue the rollouts of three pages, r000 to r119."""
+    store.enqueue_rollouts([{"input": n, "rollout_id": f"r{n:03}"} for n in range(120)])
+
+
 def test_pages_follow_each_other(
     server: Server, open_page: Open, store: LightningStore, namespace: str
 ) -> None:
-    store.enqueue_rollouts([{"input": n, "rollout_id": f"r{n:03}"} for n in range(120)])
+    enqueue_pages(store)
     page = open_page(f"{server.link}/#/rollouts?namespace={namespace}&sort=rollout_id+asc")
     first = page.locator("tbody tr").first
     expect(first).to_contain_text("r000")
@@ -160,7 +165,7 @@ def test_rows_of_another_filter_are_not_those_of_this_one(server: Server, open_p
 def test_page_before_is_known_after_a_rollout_was_opened(
     server: Server, open_page: Open, store: LightningStore, namespace: str
 ) -> None:
-    store.enqueue_rollouts([{"input": n, "rollout_id": f"r{n:03}"} for n in range(120)])
+    enqueue_pages(store)
     page = open_page(f"{server.link}/#/rollouts?namespace={namespace}&sort=rollout_id+asc")
     first = page.locator("tbody tr").first
     previous = page.get_by_role("button", name="Previous")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
@@ -15,7 +16,7 @@ import pytest_asyncio
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 from lightningstore.service.rpc import handlers
-from lightningstore.service.rpc.forwarding import FORWARDED_KEY, OWNER_KEY, Forwarding
+from lightningstore.service.rpc.forwarding import FORWARDED_KEY, OWNER_KEY, Forwarding, Peer
 from lightningstore.service.rules.errors import NotOwner
 from lightningstore.service.server.config import Config
 from lightningstore.service.server.server import channel_options
@@ -161,14 +162,22 @@ async def _result(call: Any) -> Any:
     return await call
 
 
-async def test_calls_end_when_they_should_go_to_another_server() -> None:
-    """Also those to a server that only should have owned the namespace, and was stopped before it did."""
+@asynccontextmanager
+async def forwarding_to_silence() -> AsyncIterator[tuple[Forwarding, Peer, str]]:
+    """Forward the calls of namespace `a` to a server that answers nothing; yields its address, too."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         placement = Mock(elsewhere=Mock(return_value=address))
         forwarding = Forwarding(placement, "127.0.0.1:1", grpc.aio.insecure_channel)
         peer = forwarding.peer("a")
         assert peer is not None
+        yield forwarding, peer, address
+        await forwarding.close()
+
+
+async def test_calls_end_when_they_should_go_to_another_server() -> None:
+    """Also those to a server that only should have owned the namespace, and was stopped before it did."""
+    async with forwarding_to_silence() as (forwarding, peer, address):
         metadata = (("x-lightning-namespace", "a"),)
         call = asyncio.create_task(peer.call("/service/Method", b"", metadata, 60))
         while not peer.calls:
@@ -178,17 +187,11 @@ async def test_calls_end_when_they_should_go_to_another_server() -> None:
         forwarding.end_misplaced(lambda *asked: asked != ("a", address))
         with pytest.raises(NotOwner):
             await asyncio.wait_for(call, 5)
-        await forwarding.close()
 
 
 async def test_call_about_a_namespace_ends_when_that_namespace_moves() -> None:
     """Such as DeleteNamespace, whose metadata names no namespace."""
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        placement = Mock(elsewhere=Mock(return_value=address))
-        forwarding = Forwarding(placement, "127.0.0.1:1", grpc.aio.insecure_channel)
-        peer = forwarding.peer("a")
-        assert peer is not None
+    async with forwarding_to_silence() as (forwarding, peer, address):
         context = Mock(
             **{
                 "invocation_metadata.return_value": (),
@@ -208,7 +211,6 @@ async def test_call_about_a_namespace_ends_when_that_namespace_moves() -> None:
             await asyncio.wait_for(call, 30)
         assert context.abort.call_args.args[0] == grpc.StatusCode.UNAVAILABLE
         assert "namespace 'a'" in context.abort.call_args.args[1]
-        await forwarding.close()
 
 
 async def test_an_owner_that_is_gone_is_an_error_that_says_so(world: World, stub: Any) -> None:

@@ -8,7 +8,7 @@ filter selects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -83,7 +83,14 @@ class _Text:
     """A query under construction, with its parameters from `$2` on."""
 
     def __init__(self, query: RolloutQuery, *columns: str, leader: Label | None = None) -> None:
-        """Take the query. `columns` are returned in addition to those that it is ordered by. `leader`: see `page`."""
+        """Take the query.
+
+        Args:
+            query: The query.
+            columns: Columns that are returned in addition to those that it is ordered by.
+            leader: The one of several labels by which rows are read; None: the first one.
+
+        """
         self.query = query
         self.parameters: list[Any] = []
         self._columns = tuple(dict.fromkeys(("key", query.order_by, *columns)))
@@ -157,11 +164,10 @@ class _Text:
         columns = [c for c in ("status", "queue") if c in self._tested and self._has_index(c)]
         return [column for column in columns if column != order] or None
 
-    def counts(self, columns: Sequence[str], most: int) -> Iterator[tuple[str, list[Any]]]:
-        """Yield queries that count the rows with the values of each column, up to a number, and their parameters."""
-        for column in columns:
-            kind, test = _VALUED[column]
-            yield READS["value_count"].format(kind=kind, test=test), [self._values[column], most]
+    def count(self, column: str, most: int) -> tuple[str, list[Any]]:
+        """Return a query that counts the rows with the values of a column, up to a number, and its parameters."""
+        kind, test = _VALUED[column]
+        return READS["value_count"].format(kind=kind, test=test), [self._values[column], most]
 
     @property
     def is_led(self) -> bool:
@@ -252,7 +258,10 @@ class _Text:
 
 
 def matching(query: RolloutQuery, leader: Label | None) -> tuple[str, list[Any]]:
-    """Return keys and statuses of all rows that match, as a subquery, and its parameters. `leader`: see `page`."""
+    """Return keys and statuses of all rows that match, as a subquery, and its parameters.
+
+    Rows are read by the label `leader` if the query has several; None: by the first one.
+    """
     text = _Text(replace(query, order_by="key"), "status", leader=leader)
     return text.source("TRUE", ""), text.parameters
 
@@ -260,7 +269,7 @@ def matching(query: RolloutQuery, leader: Label | None) -> tuple[str, list[Any]]
 def chosen(query: RolloutQuery, leader: Label | None) -> tuple[str, str, list[Any]]:
     """Return the finished rollouts that match, with all columns: the source, a condition, and the parameters.
 
-    `leader`: see `page`.
+    Rows are read by the label `leader` if the query has several; None: by the first one.
     """
     text = _Text(replace(query, order_by="key"), leader=leader)
     if text.is_led:
@@ -316,7 +325,7 @@ def counts(query: RolloutQuery, most: int) -> list[tuple[str, list[Any]]] | None
     """
     text = _Text(query)
     columns = text.sorted_by()
-    return None if columns is None else list(text.counts(columns, most))
+    return None if columns is None else [text.count(column, most) for column in columns]
 
 
 def among_first(query: RolloutQuery) -> tuple[str, str, list[Any]]:
