@@ -134,6 +134,21 @@ async def test_calls_about_a_namespace_go_on_while_servers_look_for_the_owners(
         await call
 
 
+async def test_calls_end_when_another_server_owns_the_namespace_or_their_server_is_gone(
+    servers: Servers,
+) -> None:
+    near = await servers.owner("default")
+    await servers.callers[1 - near].create("a")
+    assert await servers.owner("a") == 1 - near
+    cluster: Any = servers.servers[near]._cluster
+    other: Any = servers.servers[1 - near]._cluster
+    await cluster.refresh()
+    address = other._database.membership.address
+    names = ("a", "nowhere", "default")
+    assert [cluster._may_answer(name, address) for name in names] == [True, True, False]
+    assert not cluster._may_answer("a", "127.0.0.1:1")
+
+
 @pytest.mark.parametrize(
     "address",
     ["", "x", "unix:/run/some.sock", "unix:1", "dns://a/b:1", "a:1,b:2", "a b:1", "[::1", "a:1\n"],
